@@ -1,1 +1,13 @@
-//! llmops
+//! `llmops`: a Kubernetes operator and its data plane for LLM features that live in Git.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod api;
+pub mod cli;
+pub mod controllers;
+pub mod evaluator;
+pub mod experiment;
+pub mod fetch;
+pub mod gateway;
+pub mod indexer;
+pub mod telemetry;

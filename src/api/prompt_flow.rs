@@ -1,0 +1,455 @@
+//! PromptFlow: a prompt, or a graph of retrieval and model calls, served by the gateway.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::Duration;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::quantity::Decimal;
+use super::refs::{ConfigMapKeyRef, LocalRef};
+
+/// A prompt, or a graph of retrieval and model calls, served by the gateway.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "llmops.dev",
+    version = "v1alpha1",
+    kind = "PromptFlow",
+    namespaced,
+    status = "PromptFlowStatus",
+    derive = "PartialEq",
+    shortname = "pf",
+    category = "llmops",
+    doc = "A prompt, or a graph of retrieval and model calls, with variants among which users are split; the gateway serves it.",
+    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, only a-z, 0-9 and '-'; names of the objects made for it are built from it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.stableRevision"),
+    printcolumn(name = "Traffic", type_ = "string", json_path = ".status.trafficSummary"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(validation = Rule::new("!has(self.variants) || self.variants.size() == 0 || self.variants.map(v, v.weight).sum() == 100").message("the weights of spec.variants must sum to 100"))]
+#[x_kube(validation = Rule::new("!has(self.assignment) || self.assignment.unit != 'Header' || has(self.assignment.header)").message("spec.assignment.header is required with unit Header: it names the header whose value is the unit"))]
+#[serde(rename_all = "camelCase")]
+pub struct PromptFlowSpec {
+    /// Models by alias; nodes name the alias.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub models: BTreeMap<String, ModelBinding>,
+    /// Indexes by alias; nodes name the alias.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub indexes: BTreeMap<String, IndexBinding>,
+    /// Inputs by name; templates read them as `inputs.NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub inputs: BTreeMap<String, Input>,
+    /// Steps of the flow; their order follows from which node's output a template reads.
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub nodes: Vec<Node>,
+    /// Template of the answer, such as `{{ nodes.answer.text }}`.
+    #[schemars(length(min = 1, max = 16_384))]
+    pub output: String,
+    /// Variants among which units are split. Absent: one variant, `control`, with all traffic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub variants: Vec<Variant>,
+    /// What is assigned to a variant, and by which header.
+    #[serde(default)]
+    pub assignment: Assignment,
+    /// What is kept of each interaction.
+    #[serde(default)]
+    pub telemetry: FlowTelemetry,
+    /// Which revisions are kept.
+    #[serde(default)]
+    pub rollout: FlowRollout,
+    /// Stops reconciling this object; what is served goes on being served. Default false.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// A model that nodes may call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelBinding {
+    /// A ModelDeployment with `task: Chat`.
+    pub model_deployment_ref: LocalRef,
+    /// Longest time for a whole answer. Default `60s`.
+    #[serde(default = "one_minute")]
+    pub timeout: Duration,
+    /// How often a call that failed before its first byte is tried again on another pod. Default 2.
+    #[serde(default = "two")]
+    #[schemars(range(min = 0, max = 10))]
+    pub retries: i32,
+    /// Aliases tried in turn when this model fails before its first byte.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub fallback: Vec<String>,
+}
+
+/// An index that nodes may search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexBinding {
+    /// A RagIndex.
+    pub rag_index_ref: LocalRef,
+}
+
+/// An input of the flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Input {
+    /// Type of the value.
+    pub r#type: InputType,
+    /// Whether a request must give it. Default true, false when there is a default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+    /// Value when the request gives none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_value")]
+    pub default: Option<serde_json::Value>,
+    /// Longest string, in characters. Default 8192.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_length: Option<i32>,
+    /// What the input is, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub description: String,
+}
+
+/// Types of inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs)]
+pub enum InputType {
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+/// A step of the flow; exactly one of `llm` and `retrieve` is set.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.llm) != has(self.retrieve)").message("a node has exactly one of llm and retrieve"))]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Name; templates read the node's output as `nodes.NAME`.
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
+    pub name: String,
+    /// Asks a model. Output: `text`, `usage.inputTokens`, `usage.outputTokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llm: Option<LlmNode>,
+    /// Searches an index. Output: `chunks`, a list of `text`, `uri`, `heading`, `score`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrieve: Option<RetrieveNode>,
+}
+
+/// Asks a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LlmNode {
+    /// Alias from `spec.models`.
+    #[schemars(length(min = 1, max = 63))]
+    pub model: String,
+    /// The conversation that is sent.
+    #[schemars(length(min = 1, max = 64))]
+    pub messages: Vec<Message>,
+    /// Sampling.
+    #[serde(default)]
+    pub parameters: Parameters,
+}
+
+/// A message of the conversation; exactly one of `content` and `contentFrom` is set.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.content) != has(self.contentFrom)").message("set exactly one of content and contentFrom"))]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// Template of the text. An undefined variable is an error, never an empty string.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65_536))]
+    pub content: Option<String>,
+    /// Takes the template from a ConfigMap; a change there makes a new revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_from: Option<ContentFrom>,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+/// A template kept elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContentFrom {
+    /// The ConfigMap and key.
+    pub config_map_key_ref: ConfigMapKeyRef,
+}
+
+/// Sampling parameters; what is absent is left to the engine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Parameters {
+    /// 0 always takes the likeliest token; up to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<Decimal>,
+    /// Share of probability mass that is sampled from, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<Decimal>,
+    /// Longest answer, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_tokens: Option<i32>,
+    /// Same seed and input, same answer, where the engine supports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i64>,
+    /// Texts at which the answer ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub stop: Vec<String>,
+}
+
+/// Searches an index.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetrieveNode {
+    /// Alias from `spec.indexes`.
+    #[schemars(length(min = 1, max = 63))]
+    pub index: String,
+    /// Template of the question.
+    #[schemars(length(min = 1, max = 8192))]
+    pub query: String,
+    /// Chunks to return. Default: the index's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub top_k: Option<i32>,
+    /// Chunks whose cosine similarity to the question is lower are left out, -1 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<Decimal>,
+    /// Tags that chunks must have; values are templates.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub filters: BTreeMap<String, String>,
+}
+
+/// A variant: the flow with some fields replaced, and its share of units.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Variant {
+    /// Name of the variant.
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Percent of the units that get it; the variants' weights sum to 100.
+    #[schemars(range(min = 0, max = 100))]
+    pub weight: i32,
+    /// What differs from the flow, by node name; only the named fields are replaced.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub overrides: BTreeMap<String, NodeOverride>,
+}
+
+/// Fields of a node that a variant replaces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeOverride {
+    /// Fields of an `llm` node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llm: Option<LlmOverride>,
+    /// Fields of a `retrieve` node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrieve: Option<RetrieveOverride>,
+}
+
+/// Fields of an `llm` node that a variant replaces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LlmOverride {
+    /// Alias from `spec.models`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub model: Option<String>,
+    /// The whole conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub messages: Option<Vec<Message>>,
+    /// Sampling parameters; those that are absent stay as in the flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Parameters>,
+}
+
+/// Fields of a `retrieve` node that a variant replaces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetrieveOverride {
+    /// Alias from `spec.indexes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub index: Option<String>,
+    /// Template of the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8192))]
+    pub query: Option<String>,
+    /// Chunks to return.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub top_k: Option<i32>,
+    /// Least cosine similarity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<Decimal>,
+}
+
+/// What is assigned to a variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    /// `Header`: the value of `header`; `User`: the `user` of the request body, else the header `llmops-user`;
+    /// `Session`: the header `llmops-session`; `Request`: each request by itself. Without a value, each request by itself. Default `User`.
+    #[serde(default)]
+    pub unit: Unit,
+    /// Header whose value is the unit, with `unit: Header`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128), regex(pattern = r"^[A-Za-z0-9-]+$"))]
+    pub header: Option<String>,
+    /// Mixed into the hash; another salt splits the same units anew. Default: namespace and name of the flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub salt: Option<String>,
+}
+
+impl Default for Assignment {
+    fn default() -> Self {
+        Self { unit: Unit::User, header: None, salt: None }
+    }
+}
+
+/// What is assigned to a variant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs)]
+pub enum Unit {
+    Header,
+    #[default]
+    User,
+    Session,
+    Request,
+}
+
+/// What is kept of each interaction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowTelemetry {
+    /// `None` keeps nothing; `Metadata` keeps tokens, cost, times, revision and variant; `Full` also inputs and answer. Default `Metadata`.
+    #[serde(default)]
+    pub capture: Capture,
+    /// How long interactions are kept. Default `720h`.
+    #[serde(default = "thirty_days")]
+    pub retention: Duration,
+}
+
+impl Default for FlowTelemetry {
+    fn default() -> Self {
+        Self { capture: Capture::Metadata, retention: thirty_days() }
+    }
+}
+
+/// What is kept of each interaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs)]
+pub enum Capture {
+    None,
+    #[default]
+    Metadata,
+    Full,
+}
+
+/// Which revisions are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowRollout {
+    /// Revisions kept besides those that serve. Default 10.
+    #[serde(default = "ten")]
+    #[schemars(range(min = 1, max = 100))]
+    pub history_limit: i32,
+}
+
+impl Default for FlowRollout {
+    fn default() -> Self {
+        Self { history_limit: ten() }
+    }
+}
+
+/// What the operator observed and decided.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PromptFlowStatus {
+    /// Generation of the spec that this status describes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Serving`, `Waiting` for a reference, `Degraded` (the spec is refused and the last good one serves), `Failed` (nothing serves) or `Suspended`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<FlowPhase>,
+    /// Revision of the first variant, the one that others are compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stable_revision: Option<String>,
+    /// The routing table of the gateway; the weights sum to 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<FlowTraffic>,
+    /// The routing table in one line, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic_summary: Option<String>,
+    /// Address at the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Conditions: Ready, Reconciling, Stalled, Accepted, RefsResolved, TrafficProgrammed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How a flow stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs)]
+pub enum FlowPhase {
+    Serving,
+    Waiting,
+    Degraded,
+    Failed,
+    Suspended,
+}
+
+/// Share of units of one variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowTraffic {
+    /// The variant.
+    pub variant: String,
+    /// Its revision; a ControllerRevision `pf-FLOW-REVISION` holds the content.
+    pub revision: String,
+    /// Percent of units.
+    pub weight: i32,
+}
+
+fn any_value(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"x-kubernetes-preserve-unknown-fields": true})
+}
+fn two() -> i32 {
+    2
+}
+fn ten() -> i32 {
+    10
+}
+fn one_minute() -> Duration {
+    std::time::Duration::from_secs(60).into()
+}
+fn thirty_days() -> Duration {
+    std::time::Duration::from_secs(30 * 24 * 3600).into()
+}

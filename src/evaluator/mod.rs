@@ -1,0 +1,9 @@
+//! evaluator
+use std::process::ExitCode;
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+/// Runs the process.
+pub async fn run(_: Args) -> ExitCode {
+    ExitCode::FAILURE
+}

@@ -1,0 +1,1 @@
+//! Assignment of units to arms.

@@ -1,0 +1,3 @@
+//! Pure statistics of splits: assignment of units to arms.
+
+pub mod assignment;
