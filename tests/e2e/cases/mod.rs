@@ -1,0 +1,44 @@
+//! The tests, in the order in which they run: each leaves the cluster as it found it, the last ones break and remove.
+
+mod faults;
+mod mistakes;
+mod quiet;
+mod serving;
+mod swaps;
+
+use anyhow::Result;
+
+use crate::cluster::Cluster;
+
+pub struct Case {
+    pub name: &'static str,
+    pub run: fn(&Cluster) -> Result<()>,
+}
+
+macro_rules! cases {
+    ($($module:ident::$name:ident),* $(,)?) => {
+        pub const ALL: &[Case] = &[$(Case { name: concat!(stringify!($module), "::", stringify!($name)), run: $module::$name }),*];
+    };
+}
+
+cases![
+    serving::the_samples_become_ready,
+    serving::a_stranger_is_refused,
+    serving::the_split_matches_the_weights_and_sticks,
+    serving::every_source_of_a_grounded_answer_is_in_the_corpus,
+    serving::streams_and_openai_clients_work,
+    serving::the_evaluation_gives_a_verdict_and_reports,
+    quiet::a_second_reconcile_writes_nothing,
+    quiet::a_restarted_controller_writes_nothing,
+    mistakes::weights_that_sum_to_90_are_refused,
+    mistakes::an_undefined_variable_is_named_and_the_last_good_revision_serves,
+    mistakes::an_unknown_reference_is_named_and_the_last_good_revision_serves,
+    mistakes::a_wrong_digest_is_named_and_the_old_model_serves,
+    mistakes::a_broken_line_of_a_dataset_is_named,
+    swaps::a_changed_model_spec_loses_no_request,
+    swaps::a_new_generation_swaps_under_load_without_a_failed_query,
+    faults::a_killed_engine_heals_and_loses_no_accepted_request,
+    faults::the_gateway_serves_while_the_api_server_is_down,
+    quiet::no_spec_was_ever_written_by_us,
+    faults::a_deleted_resource_takes_its_children_along,
+];

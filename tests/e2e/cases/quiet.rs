@@ -1,0 +1,99 @@
+//! What nobody should see: writes without a cause, and any write to what belongs to Git.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+
+use crate::cluster::{Cluster, NAMESPACE, SYSTEM};
+use crate::{audit, wait};
+
+/// Objects of our kinds in the samples' namespace.
+const KINDS: [&str; 4] = ["modeldeployments", "ragindexes", "promptflows", "evaluations"];
+
+/// Sum of `llmops_reconciles_total` as the controller's pod exposes it.
+async fn reconciles(cluster: &Cluster) -> Result<Option<f64>> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), SYSTEM);
+    let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/component=controller")).await?;
+    for pod in pods.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else { continue };
+        let text = reqwest::get(format!("http://{address}:9090/metrics")).await?.text().await?;
+        let sum = text
+            .lines()
+            .filter(|line| line.starts_with("llmops_reconciles_total"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum();
+        return Ok(Some(sum));
+    }
+    Ok(None)
+}
+
+async fn until_reconciled(cluster: &Cluster, at_least: f64) -> Result<()> {
+    wait::eventually(Duration::from_secs(60), "reconciles", || async {
+        Ok(reconciles(cluster).await?.filter(|count| *count >= at_least).map(|_| ()))
+    })
+    .await
+}
+
+/// Writes of the operator since the mark, Lease renewals and events apart.
+fn our_writes(cluster: &Cluster, mark: u64) -> Result<Vec<audit::Request>> {
+    Ok(audit::since(&cluster.audit_log(), mark)?
+        .into_iter()
+        .filter(|request| {
+            request.user.starts_with(audit::OUR_USERS) && request.is_write() && !request.is_lease_or_review()
+        })
+        .collect())
+}
+
+pub fn a_second_reconcile_writes_nothing(cluster: &Cluster) -> Result<()> {
+    let mark = cluster.run(async {
+        let before = reconciles(cluster).await?.unwrap_or_default();
+        let mark = audit::mark(&cluster.audit_log())?;
+        for kind in KINDS {
+            cluster.kubectl(&[
+                "annotate",
+                kind,
+                "--all",
+                "-n",
+                NAMESPACE,
+                "--overwrite",
+                &format!("llmops.dev/reconcile-requested-at={before}"),
+            ])?;
+        }
+        until_reconciled(cluster, before + KINDS.len() as f64).await?;
+        anyhow::Ok(mark)
+    })?;
+    let writes = our_writes(cluster, mark)?;
+    ensure!(writes.is_empty(), "a second reconcile wrote:\n{}", audit::lines(&writes));
+    Ok(())
+}
+
+pub fn a_restarted_controller_writes_nothing(cluster: &Cluster) -> Result<()> {
+    let client = cluster.client();
+    let mark = audit::mark(&cluster.audit_log())?;
+    cluster.run(async {
+        let pods: Api<Pod> = Api::namespaced(client, SYSTEM);
+        let labels = ListParams::default().labels("app.kubernetes.io/component=controller");
+        for pod in pods.list(&labels).await? {
+            pods.delete(&pod.name_any(), &kube::api::DeleteParams::default()).await?;
+        }
+        until_reconciled(cluster, KINDS.len() as f64).await
+    })?;
+    let writes = our_writes(cluster, mark)?;
+    ensure!(writes.is_empty(), "a restarted controller wrote:\n{}", audit::lines(&writes));
+    Ok(())
+}
+
+pub fn no_spec_was_ever_written_by_us(cluster: &Cluster) -> Result<()> {
+    let spec_writes: Vec<_> = audit::since(&cluster.audit_log(), 0)?
+        .into_iter()
+        .filter(|request| {
+            request.user.starts_with(audit::OUR_USERS) && request.group == "llmops.dev" && request.is_write()
+        })
+        .filter(|request| request.subresource != "status")
+        .collect();
+    ensure!(spec_writes.is_empty(), "the operator wrote to users' objects:\n{}", audit::lines(&spec_writes));
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! End-to-end tests on a real Kubernetes: our charts, our binary, a real language model, all as real processes.
+//!
+//! One cluster serves all tests, in the order of this file, and is removed at the end. The environment names the
+//! programs (the Makefile sets it): `DEVCLUSTER_BIN`, `LLMOPS_BIN`, `LLMOPS_EMBEDDER_DIR`, `LLMOPS_MODEL_GGUF`,
+//! `LLMOPS_LLAMA_SERVER`. `cargo test --test e2e -- NAME` runs those whose name contains NAME.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod audit;
+mod cases;
+mod cluster;
+mod gateway;
+mod samples;
+mod wait;
+
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Trial};
+
+use cluster::Cluster;
+
+fn main() -> std::process::ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The tests share one cluster and two cores: they run one after the other, in this file's order.
+    arguments.test_threads = Some(1);
+    let shared: Arc<OnceLock<Cluster>> = Arc::default();
+    let trials = cases::ALL
+        .iter()
+        .map(|case| {
+            let shared = shared.clone();
+            Trial::test(case.name, move || {
+                let cluster = shared.get_or_init(|| Cluster::start().expect("the cluster must start"));
+                (case.run)(cluster).map_err(|error| {
+                    eprintln!("{}", cluster.diagnosis());
+                    format!("{error:#}").into()
+                })
+            })
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(cluster) = Arc::into_inner(shared).and_then(OnceLock::into_inner) {
+        cluster.remove();
+    }
+    conclusion.exit_code()
+}
