@@ -11,3 +11,4 @@ pub mod fetch;
 pub mod gateway;
 pub mod indexer;
 pub mod telemetry;
+pub mod termination;
