@@ -1,4 +1,5 @@
 //! gateway
+pub mod flow;
 use std::process::ExitCode;
 /// Arguments.
 #[derive(clap::Args, Debug)]

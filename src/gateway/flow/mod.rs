@@ -1,0 +1,3 @@
+//! Flows: compiled templates and the engine that runs the graph.
+
+pub mod templates;
