@@ -1,5 +1,6 @@
 //! indexer
 
+pub mod embed;
 pub mod job;
 use std::process::ExitCode;
 /// Arguments.
