@@ -269,11 +269,6 @@ func resetCommand(o *options) *cobra.Command {
 				return err
 			}
 			config, _ := layout.LoadConfig()
-			if config == nil {
-				if _, err := os.Stat(layout.PKI("")); err != nil {
-					return fmt.Errorf("%s is not a cluster's directory: nothing deleted", layout.Dir)
-				}
-			}
 			if err := layout.Delete(); err != nil {
 				return err
 			}

@@ -43,7 +43,13 @@ var kubernetesMajor string
 //go:linkname kubernetesMinor k8s.io/component-base/version.gitMinor
 var kubernetesMinor string
 
+// The user agent of kubectl and of the components in the audit log.
+//
+//go:linkname clientVersion k8s.io/client-go/pkg/version.gitVersion
+var clientVersion string
+
 func setVersion() {
+	clientVersion = Version
 	kubernetesVersion, kubernetesMajor, kubernetesMinor = Version, "1", "37"
 	if err := version.SetDynamicVersion(Version); err != nil {
 		slog.Warn("the Kubernetes version cannot be set", "error", err)

@@ -170,6 +170,26 @@ func (m *manager) namesFor(namespace string) string {
 	return m.names.For(namespace)
 }
 
+// awaitReports waits until what an earlier run of the node reported, pods that were
+// ready say, has been replaced by the truth.
+func (m *manager) awaitReports(patience time.Duration) {
+	m.lock.Lock()
+	workers := make([]*worker, 0, len(m.workers))
+	for _, w := range m.workers {
+		workers = append(workers, w)
+	}
+	m.lock.Unlock()
+	deadline := time.After(patience)
+	for _, w := range workers {
+		select {
+		case <-w.reported:
+		case <-w.vanished:
+		case <-deadline:
+			return
+		}
+	}
+}
+
 // find returns the worker of a pod by name.
 func (m *manager) find(namespace, name string) *worker {
 	m.lock.Lock()

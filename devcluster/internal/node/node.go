@@ -79,11 +79,12 @@ func Run(ctx context.Context, layout cluster.Layout) error {
 	if m.ips, err = podip.NewPool(addresses.PodCIDR()); err != nil {
 		return err
 	}
-	server, err := (&server{m}).listen(layout, addresses.Endpoint(cluster.PortNode))
+	api := &server{m: m}
+	listener, err := api.listen(layout, addresses.Endpoint(cluster.PortNode))
 	if err != nil {
 		return err
 	}
-	defer server.Close()
+	defer listener.Close()
 	registered, err := register(ctx, client, config, addresses)
 	if err != nil {
 		return err
@@ -97,6 +98,7 @@ func Run(ctx context.Context, layout cluster.Layout) error {
 		return err
 	}
 	go provision.Run(life)
+	api.ready.Store(true)
 	select {
 	case <-ctx.Done():
 	case <-registered.Done():
@@ -170,8 +172,15 @@ func startProcess(ctx context.Context, m *manager, addresses cluster.Addresses) 
 	network.sync()
 	go network.run(ctx)
 	// Last: pods start with everything they need in place.
-	_, err := core.Pods().Informer().AddEventHandler(m.handler())
-	return err
+	registration, err := core.Pods().Informer().AddEventHandler(m.handler())
+	if err != nil {
+		return err
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		return ctx.Err()
+	}
+	m.awaitReports(5 * time.Second)
+	return nil
 }
 
 // network keeps the proxy and the names in step with Services and Pods.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/virtual-kubelet/virtual-kubelet/errdefs"
@@ -31,11 +32,21 @@ const idleTimeout = 4 * time.Hour
 
 // server is the node's API, which the API server calls for logs, exec, attach and
 // port-forward.
-type server struct{ m *manager }
+type server struct {
+	m *manager
+	// ready says that the node knows its pods; until then it is not healthy.
+	ready atomic.Bool
+}
 
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.ready.Load() {
+			http.Error(w, "the node is still starting", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
 	// Not the library's: it cannot tell --tail=0 from no --tail.
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	mux.Handle("/", api.PodHandler(api.PodHandlerConfig{

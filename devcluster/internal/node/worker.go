@@ -52,7 +52,8 @@ type worker struct {
 	force    chan struct{} // at once
 	vanished chan struct{} // the API object is gone
 	done     chan struct{} // all containers have ended for good
-	once     struct{ stop, force, vanish sync.Once }
+	reported chan struct{} // the first status has been written
+	once     struct{ stop, force, vanish, report sync.Once }
 }
 
 func newWorker(m *manager, pod *corev1.Pod) *worker {
@@ -62,6 +63,7 @@ func newWorker(m *manager, pod *corev1.Pod) *worker {
 		records: map[string]podstatus.Container{}, live: map[string]*container.Container{},
 		dirty: make(chan struct{}, 1), refresh: make(chan struct{}, 1),
 		stop: make(chan struct{}), force: make(chan struct{}), vanished: make(chan struct{}), done: make(chan struct{}),
+		reported: make(chan struct{}),
 	}
 	w.volumes = volumes.New(filepath.Join(w.dir, "volumes"), m.objects)
 	if pod.Status.StartTime != nil {
@@ -421,6 +423,9 @@ func (w *worker) report() {
 		case <-again:
 		}
 		err := w.write(&written)
+		if err == nil {
+			w.once.report.Do(func() { close(w.reported) })
+		}
 		switch {
 		case err == nil:
 			retry = 0
