@@ -1,0 +1,166 @@
+//! Leader election by a Lease. Small and own, because it must run in virtual time with the rest, tell the write guard
+//! until when the lead is certain, and survive an API server that is away for minutes.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::leadership::{Leadership, Standing};
+
+/// A holder that does not renew for this long has lost the Lease.
+const DURATION: Duration = Duration::from_secs(15);
+/// A holder trusts a renewal for this long: shorter than [`DURATION`], so that it stops before another starts.
+const TRUST: Duration = Duration::from_secs(10);
+/// Time between renewals, and between looks of those who wait.
+const PERIOD: Duration = Duration::from_secs(3);
+
+/// Takes part in the election for one Lease.
+pub(crate) struct Election<'a> {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// Name of this process; the pod's name.
+    pub(crate) identity: String,
+    pub(crate) leadership: Leadership,
+    pub(crate) clock: &'a dyn Clock,
+}
+
+/// What was last seen of the Lease, and when: expiry is judged by our own clock, not by the holder's.
+struct Seen {
+    lease: Lease,
+    at: Instant,
+}
+
+impl Election<'_> {
+    /// Takes part until `stop`, then gives the Lease back.
+    pub(crate) async fn run(&self, stop: CancellationToken) {
+        let mut seen: Option<Seen> = None;
+        loop {
+            let step = tokio::time::timeout(PERIOD, self.step(&mut seen));
+            tokio::select! {
+                outcome = step => match outcome {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(lease = self.name, %error, "lease not renewed");
+                        seen = self.keep_unless_conflict(seen, &error);
+                    }
+                    Err(_) => tracing::warn!(lease = self.name, "lease not renewed: the API server does not answer"),
+                },
+                () = stop.cancelled() => break,
+            }
+            if !self.leadership.leads() {
+                self.leadership.set(Standing::Follower);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PERIOD) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        let led = self.leadership.leads();
+        self.leadership.set(Standing::Follower);
+        if led && let Some(seen) = seen {
+            match tokio::time::timeout(PERIOD, self.release(seen.lease)).await {
+                Ok(Ok(())) => tracing::info!(lease = self.name, "lease released"),
+                Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "lease not released; it expires by itself"),
+                Err(_) => tracing::warn!(lease = self.name, "lease not released; it expires by itself"),
+            }
+        }
+    }
+
+    fn keep_unless_conflict(&self, seen: Option<Seen>, error: &kube::Error) -> Option<Seen> {
+        // A conflict says that another process wrote: what we saw is history.
+        let stale = matches!(error, kube::Error::Api(status) if status.code == 409 || status.code == 404);
+        if stale { None } else { seen }
+    }
+
+    fn api(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn step(&self, seen: &mut Option<Seen>) -> Result<(), kube::Error> {
+        let asked = Instant::now();
+        // The holder renews on the version it wrote last, without reading; everyone else looks first.
+        let holds = self.leadership.leads() && seen.as_ref().is_some_and(|seen| self.is_mine(&seen.lease));
+        if !holds {
+            let Some(lease) = self.api().get_opt(&self.name).await? else {
+                let created = self.api().create(&PostParams::default(), &self.mine(None)).await?;
+                return self.lead(seen, created, asked);
+            };
+            let same = seen.as_ref().is_some_and(|seen| {
+                seen.lease.metadata.resource_version == lease.metadata.resource_version
+                    && seen.lease.metadata.uid == lease.metadata.uid
+            });
+            if !same {
+                *seen = Some(Seen { lease, at: asked });
+            }
+        }
+        let Some(last) = seen.as_ref() else { return Ok(()) };
+        if !self.is_mine(&last.lease) && !is_free(&last.lease) && last.at.elapsed() < DURATION {
+            return Ok(());
+        }
+        let wanted = self.mine(Some(&last.lease));
+        let written = self.api().replace(&self.name, &PostParams::default(), &wanted).await?;
+        self.lead(seen, written, asked)
+    }
+
+    fn lead(&self, seen: &mut Option<Seen>, lease: Lease, asked: Instant) -> Result<(), kube::Error> {
+        if !self.leadership.leads() {
+            tracing::info!(lease = self.name, identity = self.identity, "leading");
+        }
+        *seen = Some(Seen { lease, at: asked });
+        self.leadership.set(Standing::Leader(asked + TRUST));
+        Ok(())
+    }
+
+    fn is_mine(&self, lease: &Lease) -> bool {
+        holder(lease) == Some(self.identity.as_str())
+    }
+
+    fn mine(&self, last: Option<&Lease>) -> Lease {
+        let now = MicroTime(self.clock.now());
+        let old = last.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        let kept = last.is_some_and(|lease| self.is_mine(lease));
+        let transitions = old.lease_transitions.unwrap_or_default();
+        Lease {
+            metadata: last.map_or_else(
+                || ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+                |lease| ObjectMeta { managed_fields: None, ..lease.metadata.clone() },
+            ),
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+                acquire_time: if kept { old.acquire_time } else { Some(now.clone()) },
+                renew_time: Some(now),
+                lease_transitions: Some(if kept || last.is_none() {
+                    transitions
+                } else {
+                    transitions.saturating_add(1)
+                }),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    async fn release(&self, lease: Lease) -> Result<(), kube::Error> {
+        let mut wanted = self.mine(Some(&lease));
+        if let Some(spec) = &mut wanted.spec {
+            spec.holder_identity = None;
+            spec.lease_duration_seconds = Some(1);
+        }
+        self.api().replace(&self.name, &PostParams::default(), &wanted).await.map(drop)
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+fn is_free(lease: &Lease) -> bool {
+    holder(lease).is_none()
+}
