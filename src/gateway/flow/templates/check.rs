@@ -451,10 +451,8 @@ impl<'a> Walker<'a> {
                     self.problem(line, format!("`{what}` is not defined{hint}"));
                     return Met::unknown();
                 };
-                if let Some(path) = &path {
-                    if field.optional {
-                        self.unguarded.entry(path.clone()).or_insert(line);
-                    }
+                if let Some(path) = path.as_ref().filter(|_| field.optional) {
+                    self.unguarded.entry(path.clone()).or_insert(line);
                 }
                 Met { shape: field.shape.clone(), path }
             }
