@@ -519,7 +519,10 @@ pub struct RagIndexStatus {
     /// Address inside the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Conditions: Ready, Reconciling, Stalled, Accepted, SourcesReady, Built, QualityPassed.
+    /// Value of the annotation `llmops.dev/reconcile-requested-at` that was last acted upon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+    /// Conditions: Ready, Reconciling, Stalled, Accepted, SourcesReady, EmbedderCompatible, Built, QualityPassed.
     /// Ready says that an active generation is servable, and stays True while a candidate fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -553,6 +556,9 @@ pub struct CandidateGeneration {
     pub digest: Option<String>,
     /// How far it is.
     pub phase: CandidatePhase,
+    /// Number of the build Job for these inputs: a failed build is tried again with a new Job, later and later.
+    #[serde(default = "one")]
+    pub attempt: i32,
 }
 
 /// How far a candidate is.

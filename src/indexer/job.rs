@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::rag_index::{
     Chunking, DocumentCounts, DocumentFailure, EmbeddingStatus, Gates, Parse, Quality, Retrieval,
 };
+use crate::api::revision;
 
 /// Environment variable of the build Job that holds the [`BuildPlan`] as JSON.
 pub const PLAN_ENV: &str = "LLMOPS_INDEX_PLAN";
@@ -51,7 +52,7 @@ pub struct BuildPlan {
     /// What the generation must show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gates: Option<Gates>,
-    /// SHA-256 of the golden file's content, when there are gates with questions.
+    /// [`golden_digest`] of the golden file's content, when there are gates with questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden_digest: Option<String>,
     /// The generation that serves now, for comparison. Not part of the content's identity.
@@ -64,6 +65,40 @@ pub struct BuildPlan {
     pub history: u32,
 }
 
+impl BuildPlan {
+    /// Hash of what decides the generation: the plan without what only steers the run. It names the build Job.
+    /// `requested` is the value of the reconcile annotation when a source's content cannot be seen by the controller
+    /// (a volume): a new value then asks for a new look.
+    ///
+    /// # Errors
+    /// When the plan cannot be written as JSON.
+    pub fn inputs(&self, requested: Option<&str>) -> Result<String, serde_json::Error> {
+        let mut identity = serde_json::to_value(self)?;
+        if let Some(members) = identity.as_object_mut() {
+            for steering in ["active", "keep", "history"] {
+                members.remove(steering);
+            }
+            if let Some(requested) = requested {
+                members.insert("requested".into(), requested.into());
+            }
+        }
+        revision::revision_of(&identity)
+    }
+}
+
+/// Digest of a ConfigMap source: hex SHA-256 over the canonical JSON of key → text.
+///
+/// # Errors
+/// When the data cannot be written as JSON.
+pub fn content_digest(data: &BTreeMap<String, String>) -> Result<String, serde_json::Error> {
+    Ok(revision::short(&revision::canonical(data)?, 64))
+}
+
+/// Digest of a golden file: hex SHA-256 of its text.
+pub fn golden_digest(text: &str) -> String {
+    revision::short(text, 64)
+}
+
 /// A source as the builder sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -73,7 +108,7 @@ pub struct PlannedSource {
     /// Path inside the mounted folder where documents start; empty for the root.
     #[serde(default)]
     pub path: String,
-    /// SHA-256 of the ConfigMap's data as the controller saw it (over the canonical JSON of key → text); absent for volumes.
+    /// [`content_digest`] of the ConfigMap's data as the controller saw it; absent for volumes.
     /// A builder that finds other content waits for the mount to catch up, then fails transiently.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_digest: Option<String>,
