@@ -109,7 +109,7 @@ pub struct Input {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub required: Option<bool>,
     /// Value when the request gives none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_value")]
     pub default: Option<serde_json::Value>,
     /// Longest string, in characters. Default 8192.
