@@ -1,0 +1,160 @@
+//! The objects: plain ones, and ours.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use llmops::api::{ModelDeployment, conditions};
+use serde_json::json;
+
+const PLAIN: &str = "plain";
+const MODELS: &str = "models";
+/// Creates under way at once, for both sides.
+const WRITERS: usize = 8;
+
+async fn namespace(client: &Client, name: &str) -> Result<()> {
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+    Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+    Ok(())
+}
+
+/// Creates N Deployments with a Service each and waits until every Deployment is available.
+pub async fn plain(client: &Client, count: usize) -> Result<()> {
+    namespace(client, PLAIN).await?;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), PLAIN);
+    let services: Api<Service> = Api::namespaced(client.clone(), PLAIN);
+    stream::iter(0..count)
+        .map(|at| {
+            let (deployments, services) = (&deployments, &services);
+            async move {
+                let name = format!("plain-{at}");
+                let labels = json!({"app": name});
+                let deployment: Deployment = serde_json::from_value(json!({
+                    "metadata": {"name": name},
+                    "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {
+                        "metadata": {"labels": labels},
+                        "spec": {"enableServiceLinks": false, "automountServiceAccountToken": false, "containers": [{"name": "engine", "image": "none", "ports": [{"containerPort": 8080}]}]}}}
+                }))?;
+                let service: Service = serde_json::from_value(json!({
+                    "metadata": {"name": name}, "spec": {"selector": labels, "ports": [{"port": 8080}]}
+                }))?;
+                deployments.create(&PostParams::default(), &deployment).await?;
+                services.create(&PostParams::default(), &service).await?;
+                anyhow::Ok(())
+            }
+        })
+        .buffer_unordered(WRITERS)
+        .try_collect::<Vec<_>>()
+        .await?;
+    all(deployments, count, |deployment: &Deployment| {
+        deployment.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0) >= 1
+    })
+    .await
+}
+
+pub async fn remove_plain(client: &Client) -> Result<()> {
+    Api::<Namespace>::all(client.clone()).delete(PLAIN, &DeleteParams::default()).await?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let gone = async {
+        while namespaces.get_opt(PLAIN).await?.is_some() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(600), gone)
+        .await
+        .context("the plain objects were not gone within 600 s")?
+}
+
+/// Creates N ModelDeployments and waits until every one is Ready.
+pub async fn models(client: &Client, count: usize) -> Result<()> {
+    namespace(client, MODELS).await?;
+    let claim: k8s_openapi::api::core::v1::PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {"name": "files"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    }))?;
+    Api::namespaced(client.clone(), MODELS).create(&PostParams::default(), &claim).await?;
+    let models: Api<ModelDeployment> = Api::namespaced(client.clone(), MODELS);
+    stream::iter(0..count)
+        .map(|at| {
+            let models = &models;
+            async move {
+                let model: ModelDeployment = serde_json::from_value(json!({
+                    "apiVersion": "llmops.dev/v1alpha1", "kind": "ModelDeployment",
+                    "metadata": {"name": format!("model-{at}")},
+                    "spec": {"task": "Chat", "model": {"source": {"pvc": {"claimName": "files", "path": "model.gguf"}}}, "engine": {"type": "LlamaCpp"}}
+                }))?;
+                models.create(&PostParams::default(), &model).await?;
+                anyhow::Ok(())
+            }
+        })
+        .buffer_unordered(WRITERS)
+        .try_collect::<Vec<_>>()
+        .await?;
+    all(models, count, |model: &ModelDeployment| {
+        model.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, "Ready"))
+    })
+    .await
+}
+
+/// Waits until so many objects hold at once.
+async fn all<K>(api: Api<K>, count: usize, holds: impl Fn(&K) -> bool) -> Result<()>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let watched = async {
+        let mut ready = BTreeSet::new();
+        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
+        while let Some(object) = events.try_next().await? {
+            if holds(&object) {
+                ready.insert(object.name_any());
+            } else {
+                ready.remove(&object.name_any());
+            }
+            if ready.len() >= count {
+                return Ok(());
+            }
+        }
+        bail!("the watch ended with {} of {count} ready", ready.len())
+    };
+    tokio::time::timeout(Duration::from_secs(1200), watched).await.context("not all were ready within 1200 s")?
+}
+
+/// Deletes the Deployments of some models and measures until others are there in their place.
+pub async fn heal(client: &Client, count: usize) -> Result<f64> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), MODELS);
+    let before = deployments.list(&ListParams::default()).await?;
+    let victims: BTreeSet<String> = before.items.iter().take(count).map(ResourceExt::name_any).collect();
+    let old: BTreeSet<String> = before.items.iter().filter_map(ResourceExt::uid).collect();
+    let start = Instant::now();
+    stream::iter(&victims)
+        .map(|name| deployments.delete(name, &DeleteParams::background()))
+        .buffer_unordered(WRITERS)
+        .try_collect::<Vec<_>>()
+        .await?;
+    let deleted = start.elapsed().as_secs_f64();
+    let back = async {
+        loop {
+            let now = deployments.list(&ListParams::default()).await?;
+            let healed = now
+                .items
+                .iter()
+                .filter(|d| victims.contains(&d.name_any()) && d.uid().is_some_and(|uid| !old.contains(&uid)))
+                .count();
+            if healed == victims.len() {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), back)
+        .await
+        .context("the deleted children were not back within 120 s")??;
+    Ok(start.elapsed().as_secs_f64() - deleted)
+}
