@@ -439,6 +439,13 @@ func (w *worker) report() {
 }
 
 func (w *worker) write(written *corev1.PodStatus) error {
+	// Looked at first: a status computed before the end is not the last one.
+	ended := false
+	select {
+	case <-w.done:
+		ended = true
+	default:
+	}
 	w.lock.Lock()
 	if w.silent {
 		w.lock.Unlock()
@@ -459,12 +466,8 @@ func (w *worker) write(written *corev1.PodStatus) error {
 		}
 		*written = status
 	}
-	select {
-	case <-w.done:
-		if pod.DeletionTimestamp != nil {
-			return deleteNow(w.m.ctx, w.m.client, pod)
-		}
-	default:
+	if ended && pod.DeletionTimestamp != nil {
+		return deleteNow(w.m.ctx, w.m.client, pod)
 	}
 	return nil
 }
