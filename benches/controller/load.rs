@@ -134,7 +134,10 @@ pub async fn heal(client: &Client, count: usize) -> Result<f64> {
     let old: BTreeSet<String> = before.items.iter().filter_map(ResourceExt::uid).collect();
     let start = Instant::now();
     stream::iter(&victims)
-        .map(|name| deployments.delete(name, &DeleteParams::background()))
+        .map(|name| {
+            let deployments = deployments.clone();
+            async move { deployments.delete(name, &DeleteParams::background()).await }
+        })
         .buffer_unordered(WRITERS)
         .try_collect::<Vec<_>>()
         .await?;
