@@ -134,7 +134,8 @@ async fn wait_for_signal() {
 /// When the admin address cannot be bound.
 pub async fn start(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     // Each controller is registered here: `runtime.add(super::thing::Things::new(&config));`
-    let runtime = Runtime::new(client, &config);
+    let mut runtime = Runtime::new(client, &config);
+    runtime.add(super::prompt_flow::PromptFlows::new(&config.gateway_url));
     runtime.run(config, shutdown).await
 }
 
