@@ -5,6 +5,7 @@
 pub mod api;
 pub mod cli;
 pub mod controllers;
+pub mod dashboard;
 pub mod evaluator;
 pub mod experiment;
 pub mod fetch;

@@ -134,8 +134,7 @@ async fn wait_for_signal() {
 /// When the admin address cannot be bound.
 pub async fn start(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     // Each controller is registered here: `runtime.add(super::thing::Things::new(&config));`
-    let mut runtime = Runtime::new(client, &config);
-    runtime.add(super::prompt_flow::PromptFlows::new(&config.gateway_url));
+    let runtime = Runtime::new(client, &config);
     runtime.run(config, shutdown).await
 }
 

@@ -1,0 +1,210 @@
+//! The routing table: immutable, and built as a whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keys::KeyTable;
+use crate::api::model_deployment::Task;
+use crate::api::prompt_flow::{Assignment, Capture};
+use crate::experiment::assignment;
+use crate::gateway::endpoints::{Pool, Target, TargetKind};
+use crate::gateway::flow::Program;
+
+/// Objects by namespace and name.
+pub type ByName<T> = BTreeMap<String, BTreeMap<String, Arc<T>>>;
+
+/// Everything that decides where a request goes.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Flows that are served.
+    pub flows: ByName<FlowRoute>,
+    /// Models and providers.
+    pub models: ByName<ModelRoute>,
+    /// Indexes.
+    pub indexes: ByName<IndexRoute>,
+    /// Who may ask.
+    pub keys: KeyTable,
+    /// Compiled revisions by namespace and ControllerRevision, kept for the next snapshot.
+    pub(super) programs: HashMap<(String, String), Compiled>,
+    /// What could not be read, for log and metrics: object and cause.
+    pub problems: BTreeMap<String, String>,
+}
+
+/// A compiled ControllerRevision.
+#[derive(Clone, Debug)]
+pub(super) struct Compiled {
+    /// UID of the ControllerRevision; its data never changes.
+    pub uid: Option<String>,
+    pub program: Result<Arc<Program>, String>,
+}
+
+/// A flow.
+#[derive(Clone, Debug)]
+pub struct FlowRoute {
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the PromptFlow.
+    pub name: String,
+    /// What is assigned.
+    pub assignment: Assignment,
+    /// The routing table of units.
+    pub arms: Vec<Arm>,
+    /// Revisions that exist, by name; more than those that get traffic.
+    pub revisions: BTreeMap<String, Arc<Program>>,
+    /// Revisions that exist and cannot be served, with the cause.
+    pub broken: BTreeMap<String, String>,
+    /// What is kept of each interaction.
+    pub capture: Capture,
+    /// How long it is kept.
+    pub retention: Duration,
+}
+
+/// An entry of a routing table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arm {
+    /// The variant; empty for models.
+    pub variant: String,
+    /// Its revision.
+    pub revision: String,
+    /// Percent.
+    pub weight: i32,
+}
+
+/// A model, or a provider.
+#[derive(Clone, Debug)]
+pub struct ModelRoute {
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the ModelDeployment.
+    pub name: String,
+    /// What it is for.
+    pub task: Task,
+    /// Name under which the engine or provider knows the model.
+    pub served_name: String,
+    /// Revisions that get requests.
+    pub arms: Vec<Arm>,
+    /// Its endpoints.
+    pub pool: Pool,
+    /// Set for a provider outside.
+    pub external: Option<External>,
+    /// What its use costs.
+    pub price: Option<Price>,
+}
+
+/// A provider outside the cluster.
+#[derive(Clone, PartialEq, Eq)]
+pub struct External {
+    /// Its bearer token.
+    pub token: Option<String>,
+    /// Why requests cannot be sent, such as a missing Secret.
+    pub problem: Option<String>,
+}
+
+impl std::fmt::Debug for External {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("External").field("problem", &self.problem).finish_non_exhaustive()
+    }
+}
+
+/// Cost of tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Price {
+    /// Cost of an input token.
+    pub input: f64,
+    /// Cost of an output token.
+    pub output: f64,
+    /// ISO 4217 code.
+    pub currency: String,
+}
+
+/// An index.
+#[derive(Clone, Debug)]
+pub struct IndexRoute {
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the RagIndex.
+    pub name: String,
+    /// The generation in use.
+    pub active: Option<String>,
+    /// Its endpoints.
+    pub pool: Pool,
+}
+
+fn get<'a, T>(objects: &'a ByName<T>, namespace: &str, name: &str) -> Option<&'a Arc<T>> {
+    objects.get(namespace)?.get(name)
+}
+
+impl Snapshot {
+    /// The flow of this name.
+    pub fn flow(&self, namespace: &str, name: &str) -> Option<&Arc<FlowRoute>> {
+        get(&self.flows, namespace, name)
+    }
+
+    /// The model of this name.
+    pub fn model(&self, namespace: &str, name: &str) -> Option<&Arc<ModelRoute>> {
+        get(&self.models, namespace, name)
+    }
+
+    /// The index of this name.
+    pub fn index(&self, namespace: &str, name: &str) -> Option<&Arc<IndexRoute>> {
+        get(&self.indexes, namespace, name)
+    }
+
+    /// Endpoints of a target, and the revision that it goes to now. `None` when there is no such object.
+    pub fn resolve(&self, target: &Target) -> Option<(&Pool, Option<String>)> {
+        let (pool, routed) = match target.kind {
+            TargetKind::Model => {
+                let route = self.model(&target.namespace, &target.name)?;
+                (&route.pool, choose(&route.arms, &salt(&route.namespace, &route.name), &target.unit))
+            }
+            TargetKind::Index => {
+                let route = self.index(&target.namespace, &target.name)?;
+                (&route.pool, route.active.as_deref())
+            }
+        };
+        Some((pool, target.pin.as_deref().or(routed).map(str::to_owned)))
+    }
+}
+
+fn salt(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn choose<'a>(arms: &'a [Arm], salt: &str, unit: &str) -> Option<&'a str> {
+    pick(arms, salt, unit).map(|arm| arm.revision.as_str())
+}
+
+/// The arm of a unit. Units beyond the weights, if these do not sum to 100, get the first arm that has any.
+fn pick<'a>(arms: &'a [Arm], salt: &str, unit: &str) -> Option<&'a Arm> {
+    assignment::assign(salt, unit, arms.iter().map(|arm| arm.weight))
+        .and_then(|place| arms.get(place))
+        .or_else(|| arms.iter().find(|arm| arm.weight > 0))
+}
+
+impl FlowRoute {
+    /// The salt of the split.
+    pub fn salt(&self) -> String {
+        self.assignment.salt.clone().unwrap_or_else(|| salt(&self.namespace, &self.name))
+    }
+
+    /// The arm of a unit; `None` when no revision gets traffic.
+    pub fn arm(&self, unit: &str) -> Option<&Arm> {
+        pick(&self.arms, &self.salt(), unit)
+    }
+
+    /// The variant that serves a revision now, if one does.
+    pub fn variant_of(&self, revision: &str) -> Option<&str> {
+        self.arms.iter().find(|arm| arm.revision == revision).map(|arm| arm.variant.as_str())
+    }
+}
+
+impl ModelRoute {
+    /// Cost of tokens.
+    pub fn cost(&self, input_tokens: u64, output_tokens: u64) -> Option<f64> {
+        let price = self.price.as_ref()?;
+        // Token counts stay far below 2^53, where a float is exact.
+        #[allow(clippy::cast_precision_loss)]
+        Some(input_tokens as f64 * price.input + output_tokens as f64 * price.output)
+    }
+}

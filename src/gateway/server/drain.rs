@@ -1,0 +1,42 @@
+//! The life of the process: starting, serving, draining, gone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// Whether requests should come, and whether the process is about to end.
+#[derive(Debug)]
+pub struct Lifecycle {
+    synced: watch::Receiver<bool>,
+    draining: AtomicBool,
+}
+
+impl Lifecycle {
+    /// Not ready until `synced` is true.
+    pub fn new(synced: watch::Receiver<bool>) -> Self {
+        Self { synced, draining: AtomicBool::new(false) }
+    }
+
+    /// Whether this replica should get requests. Once it has synced, this stays true until it drains, whether or not
+    /// the API server can be reached.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        if self.draining.load(Ordering::Relaxed) {
+            Err("draining")
+        } else if !*self.synced.borrow() {
+            Err("waiting for the first lists from the Kubernetes API server")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Readiness goes off; whoever balances the load stops sending.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long the listener stays open after readiness went off: load balancers need a moment to notice.
+pub fn linger(timeout: Duration) -> Duration {
+    (timeout / 6).min(Duration::from_secs(5))
+}

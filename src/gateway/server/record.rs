@@ -1,0 +1,131 @@
+//! Recording a request: once, however it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{Asked, Gateway};
+use crate::api::prompt_flow::Capture;
+use crate::api::revision::short;
+use crate::gateway::flow::Trace;
+use crate::gateway::metrics::Served;
+use crate::gateway::store::{Interaction, Status};
+
+/// What a request is about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// `flow`, `model`, `embedding`, `rerank` or `index`.
+    pub kind: &'static str,
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Revision that serves.
+    pub revision: String,
+    /// Variant; empty for models.
+    pub variant: String,
+    /// The unit; only its hash is kept.
+    pub unit: String,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// Whether exact revisions were asked for.
+    pub pinned: bool,
+    /// What is kept.
+    pub capture: Capture,
+    /// How long it is kept.
+    pub retention: Duration,
+    /// Inputs, kept with capture `Full`.
+    pub inputs: Option<Map<String, Value>>,
+}
+
+/// Records a request when it ends. Dropped before that, it records that the client left.
+#[derive(Debug)]
+pub struct Recorder {
+    gateway: Arc<Gateway>,
+    asked: Asked,
+    /// What the request is about.
+    pub subject: Subject,
+    /// What was done for it.
+    pub trace: Arc<Trace>,
+    ended: bool,
+}
+
+impl Recorder {
+    /// Starts the clock.
+    pub fn start(gateway: Arc<Gateway>, asked: Asked, subject: Subject) -> Self {
+        Self { gateway, asked, subject, trace: Arc::new(Trace::start()), ended: false }
+    }
+
+    /// Request id.
+    pub fn id(&self) -> &str {
+        &self.asked.id
+    }
+
+    /// The request ended with an answer.
+    pub fn ok(&mut self, answer: Option<&str>) {
+        self.end(Status::Ok, None, answer);
+    }
+
+    /// The request ended with an error of this code.
+    pub fn failed(&mut self, code: &str) {
+        self.end(Status::Error, Some(code), None);
+    }
+
+    fn end(&mut self, status: Status, error: Option<&str>, answer: Option<&str>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let latency_ms = self.trace.elapsed_ms();
+        let done = self.trace.done();
+        let subject = &self.subject;
+        let served = Served {
+            kind: subject.kind,
+            namespace: &subject.namespace,
+            name: &subject.name,
+            variant: &subject.variant,
+            outcome: status.name(),
+        };
+        let tokens = (done.usage.input_tokens, done.usage.output_tokens);
+        self.gateway.metrics.served(served, latency_ms, done.first_token_ms, tokens);
+        if subject.capture == Capture::None {
+            return;
+        }
+        let full = subject.capture == Capture::Full;
+        let retention = i64::try_from(subject.retention.as_millis()).unwrap_or(i64::MAX);
+        let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+        self.gateway.store.record(Interaction {
+            request: self.asked.id.clone(),
+            time_ms: self.asked.time_ms,
+            expires_ms: self.asked.time_ms.saturating_add(retention),
+            kind: subject.kind,
+            namespace: subject.namespace.clone(),
+            name: subject.name.clone(),
+            revision: subject.revision.clone(),
+            variant: subject.variant.clone(),
+            unit: short(&format!("{}/{}\0{}", subject.namespace, subject.name, subject.unit), 16),
+            principal: self.asked.principal.name().to_owned(),
+            status,
+            error: error.map(str::to_owned),
+            input_tokens: tokens.0,
+            output_tokens: tokens.1,
+            cost: done.usage.cost,
+            currency: done.usage.currency.clone(),
+            latency_ms,
+            first_token_ms: done.first_token_ms,
+            stream: subject.stream,
+            pinned: subject.pinned,
+            fallbacks: done.fallbacks,
+            nodes: json(serde_json::to_string(&done.nodes)),
+            dependencies: json(serde_json::to_string(&done.dependencies)),
+            inputs: subject.inputs.as_ref().filter(|_| full).map(|inputs| json(serde_json::to_string(inputs))),
+            answer: answer.filter(|_| full).map(str::to_owned),
+        });
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.end(Status::Cancelled, None, None);
+    }
+}

@@ -1,0 +1,192 @@
+//! What is kept: interactions, feedback and reports, in SQLite.
+//!
+//! One thread writes, in batches: whatever waits becomes one transaction. Interactions are handed over without waiting
+//! and are dropped (and counted) when the disk cannot keep up, for serving matters more. Feedback and reports are
+//! acknowledged only after their transaction has reached the disk.
+
+mod read;
+mod record;
+mod schema;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+pub use read::{FeedbackSummary, FlowSplit, LatencySummary, RecentInteraction, ReportEntry};
+pub use record::{Feedback, Interaction, Report, ReportFormat, Status};
+
+use super::metrics::Metrics;
+use writer::Command;
+
+/// Most interactions that wait to be written.
+const QUEUE: usize = 10_000;
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// The file was written by a newer version.
+    #[error("the database has format {found}, newer than {known}; upgrade the gateway or give it another --db")]
+    Newer {
+        /// Format of the file.
+        found: i64,
+        /// Format that this version knows.
+        known: i64,
+    },
+    /// The writer has ended, or is overloaded.
+    #[error("the store does not take anything at the moment")]
+    Closed,
+    /// The writer cannot be started.
+    #[error("cannot start the store's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    commands: mpsc::Sender<Command>,
+    reader: Arc<Mutex<Connection>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Store {
+    /// Opens the database, bringing it to the current format.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is of a newer format.
+    pub fn open(path: &Path, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
+        let mut connection = Connection::open(path)?;
+        schema::prepare(&mut connection)?;
+        let reader = Connection::open(path)?;
+        schema::configure(&reader)?;
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let writer = std::thread::Builder::new().name("store".into()).spawn(move || writer::run(connection, inbox))?;
+        Ok(Self { commands, reader: Arc::new(Mutex::new(reader)), writer: Mutex::new(Some(writer)), metrics })
+    }
+
+    /// Hands over an interaction without waiting.
+    pub fn record(&self, interaction: Interaction) {
+        if self.commands.try_send(Command::Interaction(Box::new(interaction))).is_err() {
+            self.metrics.dropped();
+        }
+    }
+
+    /// Namespace and name of the object that answered a request, if the request is known.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn answered_by(&self, request: &str) -> Result<Option<(String, String)>, StoreError> {
+        // Asked of the writer, so that an interaction just handed over is found.
+        let request = request.to_owned();
+        self.ask(|reply| Command::Lookup { request, reply }).await
+    }
+
+    /// Keeps feedback. When this returns, it has reached the disk.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn feedback(&self, feedback: Feedback) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Feedback { feedback: Box::new(feedback), reply }).await
+    }
+
+    /// Keeps a report, replacing one of the same run and format. When this returns, it has reached the disk.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn report(&self, report: Report) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Report { report: Box::new(report), reply }).await
+    }
+
+    /// Waits until all that was handed over is written.
+    ///
+    /// # Errors
+    /// When the writer has ended.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Flush { reply }).await
+    }
+
+    /// Deletes interactions whose time is over at `now_ms`, in milliseconds since 1970, and their feedback.
+    pub fn expire(&self, now_ms: i64) {
+        // A full queue means that the next minute will do.
+        let _ = self.commands.try_send(Command::Expire { now_ms });
+    }
+
+    /// Writes what waits and ends the writer.
+    pub async fn close(&self) {
+        let _ = self.commands.send(Command::Stop).await;
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reader = Arc::clone(&self.reader);
+        let found = tokio::task::spawn_blocking(move || query(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
+        Ok(found.await.map_err(|_| StoreError::Closed)??)
+    }
+
+    /// The latest interactions with a flow, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn interactions(
+        &self,
+        namespace: &str,
+        flow: &str,
+        limit: u32,
+    ) -> Result<Vec<RecentInteraction>, StoreError> {
+        let (namespace, flow) = (namespace.to_owned(), flow.to_owned());
+        self.read(move |connection| read::interactions(connection, &namespace, &flow, limit)).await
+    }
+
+    /// Figures of a flow's variants, pinned requests left out.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn splits(&self, namespace: &str, flow: &str) -> Result<Vec<FlowSplit>, StoreError> {
+        let (namespace, flow) = (namespace.to_owned(), flow.to_owned());
+        self.read(move |connection| read::splits(connection, &namespace, &flow)).await
+    }
+
+    /// A report.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_report(
+        &self,
+        namespace: &str,
+        evaluation: &str,
+        run: &str,
+        format: ReportFormat,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let (namespace, evaluation, run) = (namespace.to_owned(), evaluation.to_owned(), run.to_owned());
+        self.read(move |connection| read::report(connection, &namespace, &evaluation, &run, format)).await
+    }
+
+    /// Reports that are kept, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn reports(&self, limit: u32) -> Result<Vec<ReportEntry>, StoreError> {
+        self.read(move |connection| read::reports(connection, limit)).await
+    }
+}

@@ -1,0 +1,85 @@
+//! The tables, and how older files become newer ones.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+/// Each entry brings a file from the format of its place to the next. Entries are never changed, only added.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE interactions (
+        request TEXT PRIMARY KEY,
+        time_ms INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        variant TEXT NOT NULL,
+        unit TEXT NOT NULL,
+        principal TEXT NOT NULL,
+        status TEXT NOT NULL,
+        error TEXT,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cost REAL,
+        currency TEXT,
+        latency_ms INTEGER NOT NULL,
+        first_token_ms INTEGER,
+        stream INTEGER NOT NULL,
+        pinned INTEGER NOT NULL,
+        fallbacks INTEGER NOT NULL,
+        nodes TEXT NOT NULL,
+        dependencies TEXT NOT NULL,
+        inputs TEXT,
+        answer TEXT
+    ) WITHOUT ROWID;
+    CREATE INDEX interactions_by_object ON interactions (namespace, name, kind, time_ms);
+    CREATE INDEX interactions_by_expiry ON interactions (expires_ms);
+    CREATE TABLE feedback (
+        id INTEGER PRIMARY KEY,
+        request TEXT NOT NULL REFERENCES interactions (request) ON DELETE CASCADE,
+        time_ms INTEGER NOT NULL,
+        score REAL,
+        comment TEXT,
+        event TEXT,
+        principal TEXT NOT NULL
+    );
+    CREATE INDEX feedback_by_request ON feedback (request);
+    CREATE TABLE reports (
+        namespace TEXT NOT NULL,
+        evaluation TEXT NOT NULL,
+        run TEXT NOT NULL,
+        format TEXT NOT NULL,
+        time_ms INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (namespace, evaluation, run, format)
+    );
+"];
+
+/// Brings the file to the current format.
+pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
+    configure(connection)?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Settings of every connection. A full sync at each commit is what makes acknowledged feedback durable.
+pub(super) fn configure(connection: &Connection) -> Result<(), StoreError> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(())
+}

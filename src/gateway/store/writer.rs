@@ -1,0 +1,215 @@
+//! The thread that writes.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::StoreError;
+use super::record::{Feedback, Interaction, Report};
+
+/// Most commands in one transaction.
+const BATCH: usize = 500;
+/// Most rows deleted at once, so that writes do not wait long.
+const EXPIRY_BATCH: u32 = 2_000;
+/// Runs whose reports are kept, an evaluation.
+const KEPT_RUNS: u32 = 100;
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the thread is told.
+pub(super) enum Command {
+    Interaction(Box<Interaction>),
+    Lookup { request: String, reply: Reply<Option<(String, String)>> },
+    Feedback { feedback: Box<Feedback>, reply: Reply<()> },
+    Report { report: Box<Report>, reply: Reply<()> },
+    Flush { reply: Reply<()> },
+    Expire { now_ms: i64 },
+    Stop,
+}
+
+/// Told once the transaction has ended.
+enum Promise {
+    Done(Reply<()>),
+    Found(Reply<Option<(String, String)>>, Option<(String, String)>),
+}
+
+/// Writes what comes, until told to stop or all senders are gone.
+pub(super) fn run(mut connection: Connection, mut inbox: mpsc::Receiver<Command>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        batch.clear();
+        if inbox.blocking_recv_many(&mut batch, BATCH) == 0 {
+            return;
+        }
+        let stop = batch.iter().any(|command| matches!(command, Command::Stop));
+        let now_ms = batch.iter().find_map(|command| match command {
+            Command::Expire { now_ms } => Some(*now_ms),
+            _ => None,
+        });
+        write(&mut connection, &mut batch);
+        if let Some(now_ms) = now_ms
+            && let Err(error) = expire(&connection, now_ms)
+        {
+            tracing::warn!(%error, "old interactions cannot be deleted");
+        }
+        if stop {
+            // Commands that came in the meantime are written, too.
+            while let Ok(command) = inbox.try_recv() {
+                batch.push(command);
+            }
+            write(&mut connection, &mut batch);
+            return;
+        }
+    }
+}
+
+/// Writes a batch as one transaction. When it fails, each command is tried by itself, so that one bad row spoils no other.
+fn write(connection: &mut Connection, batch: &mut Vec<Command>) {
+    let commands = std::mem::take(batch);
+    if commands.is_empty() {
+        return;
+    }
+    match transact(connection, &commands) {
+        Ok(found) => answer(commands, found),
+        Err(error) if commands.len() == 1 => refuse(commands, &error),
+        Err(_) => {
+            for command in commands {
+                let single = vec![command];
+                match transact(connection, &single) {
+                    Ok(found) => answer(single, found),
+                    Err(error) => refuse(single, &error),
+                }
+            }
+        }
+    }
+}
+
+type Found = Vec<Option<(String, String)>>;
+
+fn transact(connection: &mut Connection, commands: &[Command]) -> rusqlite::Result<Found> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let mut found = Vec::new();
+    for command in commands {
+        match command {
+            Command::Interaction(interaction) => insert(&transaction, interaction)?,
+            Command::Lookup { request, .. } => found.push(
+                transaction
+                    .prepare_cached("SELECT namespace, name FROM interactions WHERE request = ?1")?
+                    .query_row([request], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()?,
+            ),
+            Command::Feedback { feedback, .. } => keep_feedback(&transaction, feedback)?,
+            Command::Report { report, .. } => keep_report(&transaction, report)?,
+            Command::Flush { .. } | Command::Expire { .. } | Command::Stop => {}
+        }
+    }
+    transaction.commit()?;
+    Ok(found)
+}
+
+fn answer(commands: Vec<Command>, found: Found) {
+    let mut found = found.into_iter();
+    for command in commands {
+        let promise = match command {
+            Command::Feedback { reply, .. } | Command::Report { reply, .. } | Command::Flush { reply } => {
+                Promise::Done(reply)
+            }
+            Command::Lookup { reply, .. } => Promise::Found(reply, found.next().flatten()),
+            Command::Interaction(_) | Command::Expire { .. } | Command::Stop => continue,
+        };
+        // Whoever asked may have left.
+        match promise {
+            Promise::Done(reply) => drop(reply.send(Ok(()))),
+            Promise::Found(reply, found) => drop(reply.send(Ok(found))),
+        }
+    }
+}
+
+fn refuse(commands: Vec<Command>, error: &rusqlite::Error) {
+    tracing::error!(%error, "the store cannot write");
+    // A dropped reply tells whoever asked that nothing was kept.
+    drop(commands);
+}
+
+fn insert(transaction: &Transaction<'_>, row: &Interaction) -> rusqlite::Result<()> {
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    transaction
+        .prepare_cached(
+            "INSERT OR IGNORE INTO interactions (request, time_ms, expires_ms, kind, namespace, name, revision, variant,
+                unit, principal, status, error, input_tokens, output_tokens, cost, currency, latency_ms, first_token_ms,
+                stream, pinned, fallbacks, nodes, dependencies, inputs, answer)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+                ?22, ?23, ?24, ?25)",
+        )?
+        .execute(params![
+            row.request,
+            row.time_ms,
+            row.expires_ms,
+            row.kind,
+            row.namespace,
+            row.name,
+            row.revision,
+            row.variant,
+            row.unit,
+            row.principal,
+            row.status.name(),
+            row.error,
+            count(row.input_tokens),
+            count(row.output_tokens),
+            row.cost,
+            row.currency,
+            count(row.latency_ms),
+            row.first_token_ms.map(count),
+            row.stream,
+            row.pinned,
+            row.fallbacks,
+            row.nodes,
+            row.dependencies,
+            row.inputs,
+            row.answer,
+        ])
+        .map(drop)
+}
+
+fn keep_feedback(transaction: &Transaction<'_>, row: &Feedback) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO feedback (request, time_ms, score, comment, event, principal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![row.request, row.time_ms, row.score, row.comment, row.event, row.principal])
+        .map(drop)
+}
+
+fn keep_report(transaction: &Transaction<'_>, row: &Report) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO reports (namespace, evaluation, run, format, time_ms, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![row.namespace, row.evaluation, row.run, row.format.name(), row.time_ms, row.body])?;
+    transaction
+        .prepare_cached(
+            "DELETE FROM reports WHERE namespace = ?1 AND evaluation = ?2 AND run NOT IN (
+                SELECT run FROM reports WHERE namespace = ?1 AND evaluation = ?2
+                GROUP BY run ORDER BY max(time_ms) DESC, run DESC LIMIT ?3)",
+        )?
+        .execute(params![row.namespace, row.evaluation, KEPT_RUNS])
+        .map(drop)
+}
+
+/// Deletes interactions whose time is over, and their feedback.
+fn expire(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+    loop {
+        let deleted = connection.execute(
+            "DELETE FROM interactions WHERE request IN
+                (SELECT request FROM interactions WHERE expires_ms < ?1 LIMIT ?2)",
+            params![now_ms, EXPIRY_BATCH],
+        )?;
+        if deleted < usize::try_from(EXPIRY_BATCH).unwrap_or(usize::MAX) {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
