@@ -85,6 +85,7 @@ pub mod cache;
 pub mod clock;
 pub mod contents;
 pub mod error;
+pub mod evaluation;
 pub mod events;
 pub mod kinds;
 pub mod leadership;

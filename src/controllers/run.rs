@@ -134,7 +134,9 @@ async fn wait_for_signal() {
 /// When the admin address cannot be bound.
 pub async fn start(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     // Each controller is registered here: `runtime.add(super::thing::Things::new(&config));`
-    let runtime = Runtime::new(client, &config);
+    let mut runtime = Runtime::new(client, &config);
+    runtime
+        .add(super::evaluation::Evaluations { image: config.image.clone(), gateway_url: config.gateway_url.clone() });
     runtime.run(config, shutdown).await
 }
 
