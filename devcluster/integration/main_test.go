@@ -80,16 +80,16 @@ func run(m *testing.M) int {
 	return code
 }
 
-// provideBinary puts the binary where every user can run it. It is the one that
-// DEVCLUSTER_BINARY names, or ../devcluster, which `go build` leaves alone when it is
-// up to date: linking it takes half a minute.
+// provideBinary puts the binary where every user can run it. It is built where
+// DEVCLUSTER_BIN says or as ../devcluster: `go build` leaves a file alone that is up to
+// date, and linking takes half a minute.
 func provideBinary(path string) error {
-	built := os.Getenv("DEVCLUSTER_BINARY")
+	built := os.Getenv("DEVCLUSTER_BIN")
 	if built == "" {
 		built = filepath.Join("..", "devcluster")
-		if out, err := exec.Command("go", "build", "-o", built, "..").CombinedOutput(); err != nil {
-			return fmt.Errorf("build: %w\n%s", err, out)
-		}
+	}
+	if out, err := exec.Command("go", "build", "-o", built, "..").CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
 	}
 	if os.Link(built, path) == nil {
 		return nil

@@ -111,6 +111,10 @@ func prepare(layout cluster.Layout, cmd *cobra.Command, u *upOptions) (*cluster.
 	if err := layout.MakeFolders(); err != nil {
 		return nil, err
 	}
+	// Before the addresses are looked at, which a killed supervisor's components may hold.
+	if err := supervisor.EndRemnants(layout); err != nil {
+		return nil, err
+	}
 	config, err := layout.LoadConfig()
 	if err != nil {
 		return nil, err

@@ -55,13 +55,15 @@ type claim struct {
 	Dir string `json:"dir"`
 }
 
-func claimsFolder() string { return filepath.Join(os.TempDir(), "llmops-devcluster") }
+// claimsFolder is the same for all users and whatever TMPDIR says: the addresses are
+// the whole machine's.
+const claimsFolder = "/tmp/llmops-devcluster"
 
 // ClaimSlot takes the first free pair of ranges for dir, or the one it has already
 // (mine >= 0). A claim lasts as long as the directory's settings name the slot, so
 // that a stopped cluster finds its addresses free when it starts again.
 func ClaimSlot(dir string, mine int) (int, error) {
-	return claimIn(claimsFolder(), dir, mine, inUse)
+	return claimIn(claimsFolder, dir, mine, inUse)
 }
 
 func claimIn(folder, dir string, mine int, busy func(slot int) bool) (int, error) {
@@ -80,6 +82,9 @@ func claimIn(folder, dir string, mine int, busy func(slot int) bool) (int, error
 			return 0, fmt.Errorf("the addresses of %s (127.%d.0.0/16) were taken by the cluster in %s: "+
 				"`devcluster reset` gives this cluster others, or reset that one", dir, 96+2*mine, owner)
 		}
+		if busy(mine) {
+			return 0, fmt.Errorf("something else listens on this cluster's address %s: see `ss -ltnp`, stop it, or `devcluster reset` this cluster", Addresses{Slot: mine}.Infra())
+		}
 		return mine, writeClaim(folder, mine, dir)
 	}
 	for slot := range MaxSlots {
@@ -93,7 +98,7 @@ func claimIn(folder, dir string, mine int, busy func(slot int) bool) (int, error
 
 // ReleaseSlot gives the claim up.
 func ReleaseSlot(dir string, slot int) {
-	folder := claimsFolder()
+	folder := claimsFolder
 	unlock, err := lockFolder(folder)
 	if err != nil {
 		return

@@ -44,6 +44,9 @@ func TestClaimsLastAsLongAsTheCluster(t *testing.T) {
 	if _, err := claimIn(folder, a, 1, free); err == nil || !strings.Contains(err.Error(), b) {
 		t.Fatalf("another's slot: %v", err)
 	}
+	if _, err := claimIn(folder, a, 0, func(int) bool { return true }); err == nil || !strings.Contains(err.Error(), "127.97.255.1") {
+		t.Fatalf("a's addresses are in use: %v", err)
+	}
 	// a was reset with another slot: its claim on 0 is void.
 	if err := (Layout{Dir: a}).SaveConfig(&Config{Slot: 7}); err != nil {
 		t.Fatal(err)

@@ -104,7 +104,7 @@ func TestSignalIsReportedAndDescendantsEnd(t *testing.T) {
 
 func TestMemoryLimit(t *testing.T) {
 	c, _ := start(t, func(s *Spec) { s.MemoryLimit = 32 << 20 },
-		"sh", "-c", "head -c 200m /dev/zero | tail -c 190m; exit 0")
+		"sh", "-c", "head -c 900m /dev/zero | tail -c 890m; sleep 1000")
 	<-c.Done()
 	if got := c.Exit(); !got.OOM || got.Code == 0 {
 		t.Fatalf("exit: %+v", got)

@@ -10,8 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memoryInterval is how often the container's memory is added up.
-const memoryInterval = 50 * time.Millisecond
+// How often the container's memory is added up: more often when it comes near the limit.
+const (
+	farInterval  = 150 * time.Millisecond
+	nearInterval = 30 * time.Millisecond
+)
 
 type memoryWatch struct{ over atomic.Bool }
 
@@ -26,11 +29,17 @@ func watchMemory(limit int64) *memoryWatch {
 		return m
 	}
 	go func() {
-		for range time.Tick(memoryInterval) {
-			if usedMemory() > limit {
+		for {
+			used := usedMemory()
+			if used > limit {
 				m.over.Store(true)
 				_ = unix.Kill(-1, unix.SIGKILL)
 				return
+			}
+			if used > limit/2 {
+				time.Sleep(nearInterval)
+			} else {
+				time.Sleep(farInterval)
 			}
 		}
 	}()
