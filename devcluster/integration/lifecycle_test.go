@@ -325,3 +325,19 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
 		t.Errorf("%d processes outlived the cluster", n)
 	}
 }
+
+func TestFailedStartSaysWhy(t *testing.T) {
+	t.Parallel()
+	c := own(t)
+	c.must(t, "down")
+	if err := os.WriteFile(filepath.Join(c.dir, "etcd", "member", "snap", "db"), []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.command("up", "--detach").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "etcd ended") || !strings.Contains(string(out), filepath.Join(c.dir, "logs", "etcd.log")) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if n := processes(t, c.dir); n != 0 {
+		t.Errorf("%d processes are left", n)
+	}
+}

@@ -226,6 +226,7 @@ pub struct Budget {
     pub max_tokens: Option<i64>,
     /// Longest time of a run. Default `30m`.
     #[serde(default = "half_an_hour")]
+    #[schemars(length(max = 64), regex(pattern = r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+$"))]
     pub timeout: Duration,
 }
 

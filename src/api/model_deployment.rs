@@ -242,9 +242,11 @@ pub struct Scheduling {
 pub struct Startup {
     /// Longest time without a downloaded byte before the download counts as stalled. Default `5m`.
     #[serde(default = "five_minutes")]
+    #[schemars(length(max = 64), regex(pattern = r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+$"))]
     pub download_timeout: Duration,
     /// Longest time from the engine's start until its health check answers; then it is restarted. Default `10m`.
     #[serde(default = "ten_minutes")]
+    #[schemars(length(max = 64), regex(pattern = r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+$"))]
     pub load_timeout: Duration,
 }
 
@@ -263,6 +265,7 @@ pub struct ModelRollout {
     pub strategy: RolloutStrategy,
     /// How long an engine may finish running requests after it left the rotation. Default `60s`.
     #[serde(default = "one_minute")]
+    #[schemars(length(max = 64), regex(pattern = r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+$"))]
     pub drain: Duration,
     /// Old revisions kept for a way back (their specification only, no pods). Default 5.
     #[serde(default = "five")]

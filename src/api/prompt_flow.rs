@@ -80,6 +80,7 @@ pub struct ModelBinding {
     pub model_deployment_ref: LocalRef,
     /// Longest time for a whole answer. Default `60s`.
     #[serde(default = "one_minute")]
+    #[schemars(length(max = 64), regex(pattern = r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+$"))]
     pub timeout: Duration,
     /// How often a call that failed before its first byte is tried again on another pod. Default 2.
     #[serde(default = "two")]
@@ -353,6 +354,7 @@ pub struct FlowTelemetry {
     pub capture: Capture,
     /// How long interactions are kept. Default `720h`.
     #[serde(default = "thirty_days")]
+    #[schemars(length(max = 64), regex(pattern = r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+$"))]
     pub retention: Duration,
 }
 

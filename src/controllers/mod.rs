@@ -92,6 +92,7 @@ pub mod leadership;
 pub mod lease;
 pub mod metrics;
 pub mod pipeline;
+pub mod prompt_flow;
 mod raw;
 pub mod references;
 mod run;

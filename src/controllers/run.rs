@@ -135,6 +135,7 @@ async fn wait_for_signal() {
 pub async fn start(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     // Each controller is registered here: `runtime.add(super::thing::Things::new(&config));`
     let mut runtime = Runtime::new(client, &config);
+    runtime.add(super::prompt_flow::PromptFlows::new(&config.gateway_url));
     runtime
         .add(super::evaluation::Evaluations { image: config.image.clone(), gateway_url: config.gateway_url.clone() });
     runtime.run(config, shutdown).await

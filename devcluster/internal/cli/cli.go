@@ -116,7 +116,7 @@ func passThrough(o *options, name, short string, run func([]string) int) *cobra.
 		Use: name, Short: short, DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
 			layout, err := existing(o)
-			if err != nil {
+			if err != nil && !offline(name, args) {
 				return err
 			}
 			if err := os.Setenv("KUBECONFIG", layout.Kubeconfig()); err != nil {
@@ -128,6 +128,11 @@ func passThrough(o *options, name, short string, run func([]string) int) *cobra.
 			return nil
 		},
 	}
+}
+
+// offline says that a command works on files alone, so that charts can be rendered before there is a cluster.
+func offline(name string, args []string) bool {
+	return name == "helm" && len(args) > 0 && slices.Contains([]string{"template", "lint", "show", "package", "version"}, args[0])
 }
 
 func componentCommand(o *options) *cobra.Command {

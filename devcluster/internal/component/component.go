@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
+	"strings"
 	_ "time/tzdata" // CronJob time zones
 	_ "unsafe"      // go:linkname
 
@@ -28,8 +30,17 @@ import (
 	"llmops.dev/devcluster/internal/cluster"
 )
 
-// Version is that of the k8s.io/kubernetes module in go.mod.
-const Version = "v1.37.2"
+// Version is that of the k8s.io/kubernetes module which this binary was built from.
+func Version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == "k8s.io/kubernetes" {
+				return m.Version
+			}
+		}
+	}
+	return "v1.0.0-unknown"
+}
 
 // Kubernetes takes its version from linker flags, which a plain `go build` does
 // not give; without one, charts that ask for a minimum version refuse the cluster.
@@ -49,9 +60,12 @@ var kubernetesMinor string
 var clientVersion string
 
 func setVersion() {
-	clientVersion = Version
-	kubernetesVersion, kubernetesMajor, kubernetesMinor = Version, "1", "37"
-	if err := version.SetDynamicVersion(Version); err != nil {
+	v := Version()
+	clientVersion, kubernetesVersion = v, v
+	if parts := strings.SplitN(strings.TrimPrefix(v, "v"), ".", 3); len(parts) == 3 {
+		kubernetesMajor, kubernetesMinor = parts[0], parts[1]
+	}
+	if err := version.SetDynamicVersion(v); err != nil {
 		slog.Warn("the Kubernetes version cannot be set", "error", err)
 	}
 }

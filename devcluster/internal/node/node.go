@@ -292,7 +292,7 @@ func nodeObject(config *cluster.Config, addresses cluster.Addresses) (*corev1.No
 			Addresses: []corev1.NodeAddress{
 				{Type: corev1.NodeInternalIP, Address: addresses.Infra()}, {Type: corev1.NodeHostName, Address: NodeName}},
 			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: cluster.PortNode}},
-			NodeInfo: corev1.NodeSystemInfo{KubeletVersion: component.Version, OperatingSystem: "linux", Architecture: runtime.GOARCH,
+			NodeInfo: corev1.NodeSystemInfo{KubeletVersion: component.Version(), OperatingSystem: "linux", Architecture: runtime.GOARCH,
 				OSImage: "this machine", ContainerRuntimeVersion: "devcluster://" + string(config.Pods)},
 			Conditions: []corev1.NodeCondition{
 				cond(corev1.NodeReady, corev1.ConditionTrue, "NodeReady"),

@@ -114,8 +114,8 @@ func waitFor(ctx context.Context, check func(context.Context) error) error {
 	defer cancel()
 	for {
 		err := check(ctx)
-		if err == nil {
-			return nil
+		if crash := (*crashError)(nil); err == nil || errors.As(err, &crash) {
+			return err
 		}
 		select {
 		case <-ctx.Done():

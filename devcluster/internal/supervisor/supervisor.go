@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -124,7 +125,7 @@ func (s *Supervisor) startAll(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := waitFor(ctx, step.check); err != nil {
+		if err := waitFor(ctx, func(ctx context.Context) error { return cmp.Or(s.crashing(), step.check(ctx)) }); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
 		s.status.done(step.what)
@@ -132,6 +133,23 @@ func (s *Supervisor) startAll(ctx context.Context) error {
 	s.status.set(Ready, "ready")
 	return nil
 }
+
+// tooManyRestarts of a component during the start say that waiting does not help.
+const tooManyRestarts = 4
+
+// crashing names a component that ends again and again.
+func (s *Supervisor) crashing() error {
+	for _, name := range cluster.Components {
+		if state := s.children[name].state(); state.Restarts >= tooManyRestarts {
+			return &crashError{fmt.Sprintf("%s ended %d times, last with %s", name, state.Restarts, state.LastExit)}
+		}
+	}
+	return nil
+}
+
+type crashError struct{ message string }
+
+func (e *crashError) Error() string { return e.message }
 
 // stopAll goes backwards, so that each component still finds what it needs.
 func (s *Supervisor) stopAll() {
