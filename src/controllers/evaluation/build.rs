@@ -133,6 +133,8 @@ fn job(object: &Evaluation, plan: &EvaluationPlan, image: &str) -> Result<Job, E
     let text = serde_json::to_string(plan).map_err(|error| {
         Error::stalled(reason::INVALID_SPEC, format!("spec: it cannot be written as JSON: {error}"))
     })?;
+    // Kubernetes expands $(NAME) and $$ in values of variables; patterns are full of dollars. JSON can do without them.
+    let text = text.replace('$', "\\u0024");
     let mut labels = labels(object);
     labels.insert(names::LABEL_REVISION.to_owned(), plan.run.clone());
     let deadline = Duration::from(plan.budget.timeout).saturating_add(DEADLINE_MARGIN);
