@@ -12,7 +12,7 @@ MODELS := $(CURDIR)/.models
 export DEVCLUSTER_BIN := $(or $(DEVCLUSTER_BIN),$(CURDIR)/.quickstart/bin/devcluster)
 export LLMOPS_BIN := $(or $(LLMOPS_BIN),$(TARGET)/debug/llmops)
 export LLMOPS_EMBEDDER_DIR := $(or $(LLMOPS_EMBEDDER_DIR),$(MODELS)/all-minilm-l6-v2)
-export LLMOPS_MODEL_GGUF := $(or $(LLMOPS_MODEL_GGUF),$(MODELS)/smollm2-135m-instruct.gguf)
+export LLMOPS_MODEL_GGUF := $(or $(LLMOPS_MODEL_GGUF),$(MODELS)/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf)
 export LLMOPS_LLAMA_SERVER := $(or $(LLMOPS_LLAMA_SERVER),$(CURDIR)/quickstart/llama-server)
 export LLMOPS_MODELS_DIR := $(MODELS)
 
