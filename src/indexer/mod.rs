@@ -1,5 +1,6 @@
 //! indexer
 
+pub mod chunk;
 pub mod embed;
 pub mod job;
 use std::process::ExitCode;

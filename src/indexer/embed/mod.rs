@@ -6,7 +6,7 @@ mod openai;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use builtin::{DIMENSIONS, DIR_ENV, MAX_TOKENS, MiniLm, builtin_dir};
+pub use builtin::{DIMENSIONS, DIR_ENV, MAX_TOKENS, MiniLm, builtin_dir, load_tokenizer};
 pub use openai::OpenAi;
 
 use crate::indexer::job;
