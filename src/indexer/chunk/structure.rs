@@ -144,7 +144,8 @@ fn markdown_blocks(text: &str) -> Vec<Block> {
             }
             Event::End(end) => {
                 depth = depth.saturating_sub(1);
-                if let (TagEnd::Heading(_), Some(Block { kind: Kind::Heading(_, title), .. })) = (end, blocks.last_mut())
+                if let (TagEnd::Heading(_), Some(Block { kind: Kind::Heading(_, title), .. })) =
+                    (end, blocks.last_mut())
                 {
                     *title = title.trim().chars().take(MAX_HEADING_CHARS).collect();
                 }

@@ -108,9 +108,13 @@ fn fragment() -> impl Strategy<Value = String> {
         "[a-z ,.!?]{0,400}".prop_map(|prose| format!("{prose}\n\n")),
         "[a-zA-Z0-9+/=]{1,300}".prop_map(|word| format!("{word}\n")),
         "\\PC{0,80}".prop_map(|any| format!("{any}\n")),
-        proptest::collection::vec("[a-z .]{0,60}", 1..12)
-            .prop_map(|items| items.iter().map(|item| format!("- {item}\n")).collect::<String>() + "\n"),
-        proptest::collection::vec("[a-z =;]{0,60}", 1..20).prop_map(|lines| format!("```\n{}\n```\n\n", lines.join("\n"))),
+        proptest::collection::vec("[a-z .]{0,60}", 1..12).prop_map(|items| items
+            .iter()
+            .map(|item| format!("- {item}\n"))
+            .collect::<String>()
+            + "\n"),
+        proptest::collection::vec("[a-z =;]{0,60}", 1..20)
+            .prop_map(|lines| format!("```\n{}\n```\n\n", lines.join("\n"))),
         proptest::collection::vec("[a-z ]{1,20}", 1..10).prop_map(|rows| {
             format!("| a | b |\n|---|---|\n{}\n", rows.iter().map(|row| format!("| {row} | x |\n")).collect::<String>())
         }),

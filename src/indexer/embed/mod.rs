@@ -1,6 +1,7 @@
 //! Turns text into vectors: the built-in model in this process, or an OpenAI-compatible service.
 
 mod builtin;
+pub mod cache;
 mod openai;
 
 use std::path::PathBuf;
