@@ -3,7 +3,7 @@
 use super::kinds::Reference;
 
 /// Why a reconcile could not finish.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Another object is missing or not ready. It is watched: its next change reconciles this one at once, and
     /// there are no retries besides.

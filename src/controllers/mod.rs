@@ -91,6 +91,7 @@ pub mod kinds;
 pub mod leadership;
 pub mod lease;
 pub mod metrics;
+pub mod model_deployment;
 pub mod pipeline;
 pub mod prompt_flow;
 mod raw;
@@ -101,6 +102,7 @@ pub mod status;
 pub mod subset;
 mod watches;
 mod worker;
+pub mod workload;
 pub mod writer;
 
 pub use run::{Args, Config, StartError, run, start};

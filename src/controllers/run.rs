@@ -138,6 +138,7 @@ pub async fn start(client: Client, config: Config, shutdown: CancellationToken) 
     runtime.add(super::prompt_flow::PromptFlows::new(&config.gateway_url));
     runtime
         .add(super::evaluation::Evaluations { image: config.image.clone(), gateway_url: config.gateway_url.clone() });
+    runtime.add(super::model_deployment::ModelDeployments::new(&config));
     runtime.run(config, shutdown).await
 }
 
