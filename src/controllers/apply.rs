@@ -89,6 +89,21 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// What an apply would have left, for tests of status stages.
+    #[cfg(test)]
+    pub(crate) fn of(namespace: &str, objects: &[(Kind, Value)]) -> Self {
+        let caches = Caches::default();
+        let mut applied = Self { namespace: namespace.to_owned(), ..Self::default() };
+        for (kind, object) in objects {
+            if let Some(change) = caches.of(*kind).put(object, true)
+                && let Some(entry) = change.new
+            {
+                applied.live.insert((*kind, change.key.name), entry);
+            }
+        }
+        applied
+    }
+
     /// A desired object as it is at the API server now.
     ///
     /// # Errors

@@ -70,7 +70,9 @@ pub fn transitions(old: &[Condition], new: &[Condition]) -> Vec<Note> {
         }
     }
     let Some(ready) = find(new, "Ready") else { return notes };
-    if ready.status != "True" && is(old, "Ready", "True") && notes.is_empty() {
+    // A new revision on its way makes an object less than ready; while the old one serves that is no bad news.
+    let serves = is(new, "Available", "True");
+    if ready.status != "True" && is(old, "Ready", "True") && notes.is_empty() && !serves {
         notes.push(Note::warning(&ready.reason, ready.message.clone()));
     }
     if ready.status == "True" && !is(new, "Stalled", "True") && is(old, "Stalled", "True") {
@@ -98,5 +100,7 @@ mod tests {
         assert!(transitions(&stalled, &stalled).is_empty());
         assert_eq!(transitions(&stalled, &ready), [Note::normal("Serving", "")]);
         assert_eq!(transitions(&ready, &starting), [Note::warning("Progressing", "")]);
+        let rolling = of(&[Observation::no("Ready", "Progressing", ""), Observation::yes("Available", "Serving", "")]);
+        assert!(transitions(&ready, &rolling).is_empty());
     }
 }

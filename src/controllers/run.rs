@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
+use axum::http::HeaderValue;
+use axum::http::header::USER_AGENT;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -105,7 +107,13 @@ pub async fn run(args: Args) -> ExitCode {
         clock: Arc::new(SystemClock),
         admin_listen: Some(args.admin_listen),
     };
-    let started = async { start(Client::try_default().await?, config, shutdown).await };
+    let started = async {
+        let mut api = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+        // Names this process in the API server's audit log.
+        let agent = HeaderValue::from_static(concat!("llmops-controller/", env!("CARGO_PKG_VERSION")));
+        api.headers.push((USER_AGENT, agent));
+        start(Client::try_from(api)?, config, shutdown).await
+    };
     match started.await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

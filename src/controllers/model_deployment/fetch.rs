@@ -2,7 +2,7 @@
 //! the API server (a download's progress, a provider's health) run beside, and their last answer is used.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
@@ -101,7 +101,8 @@ struct Answer<T> {
 
 /// Asks pods and providers, beside the reconciles.
 pub struct Outside {
-    client: reqwest::Client,
+    /// Made when first needed: it loads the trusted certificates.
+    client: OnceLock<Option<reqwest::Client>>,
     slots: Arc<Semaphore>,
     downloads: Arc<Mutex<HashMap<String, Answer<Option<Download>>>>>,
     providers: Arc<Mutex<HashMap<String, Answer<Provider>>>>,
@@ -110,11 +111,7 @@ pub struct Outside {
 impl Default for Outside {
     fn default() -> Self {
         Self {
-            client: reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .timeout(PROVIDER_TIMEOUT)
-                .build()
-                .unwrap_or_default(),
+            client: OnceLock::new(),
             slots: Arc::new(Semaphore::new(CONCURRENT)),
             downloads: Arc::default(),
             providers: Arc::default(),
@@ -130,6 +127,20 @@ struct Progress {
 }
 
 impl Outside {
+    fn client(&self) -> Option<reqwest::Client> {
+        let made = self.client.get_or_init(|| {
+            let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+            match builder.timeout(PROVIDER_TIMEOUT).build() {
+                Ok(client) => Some(client),
+                Err(error) => {
+                    tracing::error!(%error, "no HTTP client: downloads' progress and providers' health stay unknown");
+                    None
+                }
+            }
+        });
+        made.clone()
+    }
+
     /// Forgets an object that needs no answers.
     fn forget(&self, uid: &str) {
         self.downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
@@ -139,8 +150,8 @@ impl Outside {
         let mut answers = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
         let (ask, last) = due(&mut answers, uid, address, None, |_| PROGRESS_PERIOD);
         drop(answers);
-        if ask {
-            let (client, slots, answers) = (self.client.clone(), Arc::clone(&self.slots), Arc::clone(&self.downloads));
+        if ask && let Some(client) = self.client() {
+            let (slots, answers) = (Arc::clone(&self.slots), Arc::clone(&self.downloads));
             let (uid, url) = (uid.to_owned(), format!("http://{address}/progress"));
             tokio::spawn(async move {
                 let _slot = slots.acquire_owned().await;
@@ -159,8 +170,8 @@ impl Outside {
         let period = |last: &Provider| if *last == Provider::Reachable { PROVIDER_PERIOD } else { PROVIDER_RETRY };
         let (ask, last) = due(&mut answers, uid, &question, Provider::Unknown, period);
         drop(answers);
-        if ask {
-            let (client, slots, answers) = (self.client.clone(), Arc::clone(&self.slots), Arc::clone(&self.providers));
+        if ask && let Some(client) = self.client() {
+            let (slots, answers) = (Arc::clone(&self.slots), Arc::clone(&self.providers));
             let (uid, url) = (uid.to_owned(), format!("{}/models", base_url.trim_end_matches('/')));
             tokio::spawn(async move {
                 let _slot = slots.acquire_owned().await;
