@@ -29,6 +29,8 @@ pub mod reports;
 pub mod routing;
 pub mod server;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

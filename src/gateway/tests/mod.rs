@@ -1,0 +1,9 @@
+//! The gateway over real sockets, with engines that tests script and routing tables that tests set.
+
+mod access;
+mod engine;
+mod failures;
+mod flows;
+mod harness;
+mod models;
+mod streams;
