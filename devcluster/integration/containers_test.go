@@ -218,6 +218,7 @@ func TestEndsOfContainers(t *testing.T) {
 	pod("oom", "Never", `image: 'helper:1', args: [allocate, "300"], resources: {limits: {memory: 64Mi}}`)
 	pod("nothing", "Never", `image: host, command: [/no/such/program]`)
 	pod("crash", "Always", `image: host, command: [sh, -c, "echo run; exit 1"]`)
+	pod("sealed", "Never", `image: host, command: [sh, -c, "touch /tmp/x || touch /new || exit 7"], securityContext: {readOnlyRootFilesystem: true}`)
 	for _, c := range []struct {
 		name    string
 		code    int32
@@ -225,7 +226,7 @@ func TestEndsOfContainers(t *testing.T) {
 		message string
 	}{
 		{"message", 42, "Error", "because\n"}, {"fallback", 1, "Error", "last words\n"}, {"signal", 139, "Error", ""},
-		{"oom", 137, "OOMKilled", ""}, {"nothing", 128, "StartError", "/no/such/program"},
+		{"sealed", 7, "Error", ""}, {"oom", 137, "OOMKilled", ""}, {"nothing", 128, "StartError", "/no/such/program"},
 	} {
 		p := shared.await(t, ns, c.name, phaseIs(corev1.PodFailed))
 		end := p.Status.ContainerStatuses[0].State.Terminated

@@ -139,17 +139,25 @@ func startAdvice(err error) error {
 	return fmt.Errorf("create the container's namespaces: %w", err)
 }
 
-// Check reports whether containers can be created on this machine.
+// Check runs a container that does nothing, and says what to do when that fails:
+// some systems allow the namespaces but not the mounts in them.
 func Check() error {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{protocol.Argv0}
-	cmd.SysProcAttr = namespaces()
-	cmd.SysProcAttr.Pdeathsig = 0
-	if err := cmd.Start(); err != nil {
-		return startAdvice(err)
+	dir, err := os.MkdirTemp("", "devcluster-check-")
+	if err != nil {
+		return err
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	defer os.RemoveAll(dir)
+	c, err := Start(&Spec{Hostname: "check", Root: dir, Command: []string{"true"}, Env: []string{"PATH=" + os.Getenv("PATH")}, Dir: "/", LogFile: os.DevNull})
+	if err != nil {
+		return err
+	}
+	<-c.Done()
+	switch exit := c.Exit(); {
+	case exit.StartError != "":
+		return startAdvice(fmt.Errorf("%s: %w", exit.StartError, os.ErrPermission))
+	case exit.Code != 0:
+		return fmt.Errorf("a container that does nothing ended with %d", exit.Code)
+	}
 	return nil
 }
 
