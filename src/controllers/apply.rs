@@ -114,6 +114,20 @@ impl Applied {
             .map(|entry| decode(entry, K::KIND, &Key::new(self.namespace.as_str(), name)))
             .transpose()
     }
+
+    /// What an apply would leave behind, for tests of pure stages: these objects.
+    #[cfg(test)]
+    pub(crate) fn of_live(namespace: &str, objects: BTreeMap<(Kind, String), Value>) -> Self {
+        let caches = Caches::default();
+        let mut live = BTreeMap::new();
+        for ((kind, name), mut object) in objects {
+            object["metadata"]["namespace"] = json!(namespace);
+            object["metadata"]["resourceVersion"] = json!("1");
+            caches.of(kind).put(&object, false);
+            live.extend(caches.of(kind).get(&Key::new(namespace, name.as_str())).map(|entry| ((kind, name), entry)));
+        }
+        Self { namespace: namespace.to_owned(), live, ..Self::default() }
+    }
 }
 
 /// Applies what is desired in order, then deletes what is to go. Objects that exist under a desired name and are

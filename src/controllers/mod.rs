@@ -94,6 +94,7 @@ pub mod metrics;
 pub mod model_deployment;
 pub mod pipeline;
 pub mod prompt_flow;
+pub mod rag_index;
 mod raw;
 pub mod references;
 mod run;

@@ -85,10 +85,10 @@ mod tests {
         let target = Key::new("n", "s");
         references.declare(&flow, [secret.clone()]);
         references.wait(&flow, Some(secret.clone()));
-        assert_eq!(references.referrers(Kind::Secret, &target), [flow.clone()]);
+        assert_eq!(references.referrers(Kind::Secret, &target), std::slice::from_ref(&flow));
         assert!(references.referrers(Kind::Secret, &Key::new("other", "s")).is_empty());
         references.wait(&flow, None);
-        assert_eq!(references.referrers(Kind::Secret, &target), [flow.clone()]);
+        assert_eq!(references.referrers(Kind::Secret, &target), std::slice::from_ref(&flow));
         references.forget(&flow);
         assert!(references.referrers(Kind::Secret, &target).is_empty());
         assert!(references.referrers.is_empty());

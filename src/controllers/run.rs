@@ -147,6 +147,7 @@ pub async fn start(client: Client, config: Config, shutdown: CancellationToken) 
     runtime
         .add(super::evaluation::Evaluations { image: config.image.clone(), gateway_url: config.gateway_url.clone() });
     runtime.add(super::model_deployment::ModelDeployments::new(&config));
+    runtime.add(super::rag_index::RagIndexes::new(&config.image));
     runtime.run(config, shutdown).await
 }
 
