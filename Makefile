@@ -33,7 +33,7 @@ quickstart-down: ## Stop the quickstart and remove its cluster; nothing is left 
 # ---- checks
 
 .PHONY: test
-test: fmt-check lint devcluster-test devcluster models unit crds-test chart-test sim e2e ## Everything that must hold before a change lands
+test: fmt-check lint devcluster-test devcluster models unit index-test crds-test chart-test sim e2e ## Everything that must hold before a change lands
 
 .PHONY: fmt
 fmt: ## Format Rust and Go
@@ -53,6 +53,10 @@ lint: ## Clippy and go vet, warnings as errors
 .PHONY: unit
 unit: models ## Unit tests of the crate
 	$(CARGO) test --lib --bins
+
+.PHONY: index-test
+index-test: models ## Index builds, also killed ones, and retrieval servers, on the real embedding model
+	$(CARGO) test --test index
 
 .PHONY: crds-test
 crds-test: ## The definitions are what the code generates, and their rules work

@@ -30,7 +30,15 @@ func (c *testCluster) begin(t *testing.T, flags ...string) *testCluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.must(t, "reset") })
+	// Two at once: both must find the cluster up in the end.
+	second := c.command(append([]string{"up", "--detach"}, flags...)...)
+	if err := second.Start(); err != nil {
+		t.Fatal(err)
+	}
 	c.must(t, append([]string{"up", "--detach"}, flags...)...)
+	if err := second.Wait(); err != nil {
+		t.Errorf("a second up at the same time: %v", err)
+	}
 	if err := c.connect(); err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +83,9 @@ func TestLifeOfACluster(t *testing.T) {
 	c := own(t)
 	if out := c.must(t, "up", "--detach"); !strings.Contains(out, "already up") {
 		t.Errorf("up twice: %s", out)
+	}
+	if out, err := c.command("up", "--detach", "--pods", "fake").CombinedOutput(); err == nil || !strings.Contains(string(out), "other settings") {
+		t.Errorf("up with other settings: %v, %s", err, out)
 	}
 	c.apply(t, "default", web("still here", 1)+`
 ---

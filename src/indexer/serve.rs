@@ -96,6 +96,7 @@ pub async fn run(args: Args) -> ExitCode {
             return end("ListenFailed", &message, ExitCode::FAILURE);
         }
     };
+    let address = listener.local_addr().unwrap_or(args.listen);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let app = Arc::new(App {
         serving: ArcSwapOption::empty(),
@@ -111,7 +112,7 @@ pub async fn run(args: Args) -> ExitCode {
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         async move { axum::serve(listener, router(app)).with_graceful_shutdown(stopped.cancelled_owned()).await }
     });
-    tracing::info!(address = %args.listen, dir = %args.dir.display(), "listening");
+    tracing::info!(%address, dir = %args.dir.display(), "listening");
     let loading = tokio::spawn(load(app.clone(), args.dir, args.digest));
     tokio::select! {
         () = terminated() => tracing::info!("told to stop; finishing requests"),

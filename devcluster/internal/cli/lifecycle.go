@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -50,13 +51,25 @@ func up(cmd *cobra.Command, o *options, u *upOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := layout.MakeFolders(); err != nil {
+		return err
+	}
+	// Two at once would both create keys; the second finds the cluster up.
+	unlock, err := layout.LockStart()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	client := supervisor.NewClient(layout)
 	if s, err := client.Status(); err == nil && s.Phase != supervisor.Stopping {
-		if s.Phase == supervisor.Ready {
-			fmt.Printf("already up: %s\n", layout.Kubeconfig())
-			return nil
+		if err := sameSettings(layout, cmd, u); err != nil {
+			return err
 		}
-		return follow(cmd.Context(), layout, client, nil)
+		if s.Phase != supervisor.Ready {
+			return follow(cmd.Context(), layout, client, nil)
+		}
+		fmt.Printf("already up: export KUBECONFIG=%s\n", layout.Kubeconfig())
+		return nil
 	}
 	config, err := prepare(layout, cmd, u)
 	if err != nil {
@@ -90,6 +103,7 @@ func up(cmd *cobra.Command, o *options, u *upOptions) error {
 		_ = stopCluster(layout)
 		return err
 	}
+	unlock()
 	fmt.Printf("ready: export KUBECONFIG=%s\n", layout.Kubeconfig())
 	if u.detach {
 		return nil
@@ -108,9 +122,6 @@ func prepare(layout cluster.Layout, cmd *cobra.Command, u *upOptions) (*cluster.
 	if supervisor.Locked(layout) {
 		return nil, fmt.Errorf("the cluster in %s is stopping or does not answer: run `devcluster down` first", layout.Dir)
 	}
-	if err := layout.MakeFolders(); err != nil {
-		return nil, err
-	}
 	// Before the addresses are looked at, which a killed supervisor's components may hold.
 	if err := supervisor.EndRemnants(layout); err != nil {
 		return nil, err
@@ -128,26 +139,49 @@ func prepare(layout cluster.Layout, cmd *cobra.Command, u *upOptions) (*cluster.
 	if config.Slot, err = cluster.ClaimSlot(layout.Dir, slot); err != nil {
 		return nil, err
 	}
-	if cmd.Flags().Changed("pods") {
-		config.Pods = cluster.PodsMode(u.pods)
-	}
-	if config.Pods != cluster.PodsProcess && config.Pods != cluster.PodsFake {
-		return nil, fmt.Errorf("--pods %q: choose process or fake", config.Pods)
-	}
-	if cmd.Flags().Changed("images") {
-		if config.Images, err = filepath.Abs(u.images); err != nil {
-			return nil, err
-		}
-	}
-	if cmd.Flags().Changed("capacity") {
-		if config.Capacity, err = cluster.ParseCapacity(u.capacity); err != nil {
-			return nil, err
-		}
+	if err := u.change(cmd, config); err != nil {
+		return nil, err
 	}
 	if err := layout.SaveConfig(config); err != nil {
 		return nil, err
 	}
 	return config, layout.WriteCredentials(cluster.Addresses{Slot: config.Slot})
+}
+
+// change puts the given flags into the settings; the others stay as they were.
+func (u *upOptions) change(cmd *cobra.Command, config *cluster.Config) (err error) {
+	if cmd.Flags().Changed("pods") {
+		config.Pods = cluster.PodsMode(u.pods)
+	}
+	if config.Pods != cluster.PodsProcess && config.Pods != cluster.PodsFake {
+		return fmt.Errorf("--pods %q: choose process or fake", config.Pods)
+	}
+	if cmd.Flags().Changed("images") {
+		if config.Images, err = filepath.Abs(u.images); err != nil {
+			return err
+		}
+	}
+	if cmd.Flags().Changed("capacity") {
+		config.Capacity, err = cluster.ParseCapacity(u.capacity)
+	}
+	return err
+}
+
+// sameSettings refuses flags that a running cluster would not follow.
+func sameSettings(layout cluster.Layout, cmd *cobra.Command, u *upOptions) error {
+	running, err := layout.LoadConfig()
+	if err != nil || running == nil {
+		return err
+	}
+	wanted := *running
+	if err := u.change(cmd, &wanted); err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(&wanted, running) {
+		return fmt.Errorf("the cluster in %s is up with other settings (--pods %s, --images %s, --capacity %v): run `devcluster down` first",
+			layout.Dir, running.Pods, running.Images, running.Capacity)
+	}
+	return nil
 }
 
 // follow prints each step and returns when the cluster is ready or has failed.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Layout names every file of a cluster's directory.
@@ -53,6 +55,19 @@ func (l Layout) MakeFolders() error {
 		}
 	}
 	return nil
+}
+
+// LockStart waits until no other `up` works on the directory.
+func (l Layout) LockStart() (unlock func(), err error) {
+	f, err := os.OpenFile(l.path("run", "up.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the cluster's start lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock the cluster's start: %w", err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // PodsMode says what the node does with pods.

@@ -79,7 +79,7 @@ impl Scorer {
                 let text = self.fold(text);
                 Some(share(expected.iter().any(|wanted| text == self.fold(wanted.trim()))))
             }
-            MetricType::Regex => self.pattern.as_ref().map(|pattern| share(pattern.is_match(answer.text))),
+            MetricType::Regex => self.pattern.as_ref().map(|pattern| share(pattern.is_match(text))),
             MetricType::JsonValid => Some(share(serde_json::from_str::<IgnoredAny>(text).is_ok())),
             MetricType::RougeL => expected.iter().map(|wanted| rouge::rouge_l(text, wanted)).reduce(f64::max),
             MetricType::Latency => Some(answer.seconds),
@@ -155,7 +155,7 @@ mod tests {
             (json!({"type": "ExactMatch"}), " yes\n", vec!["yes"], Some(1.0)),
             (json!({"type": "ExactMatch"}), "yes.", vec!["yes"], Some(0.0)),
             (json!({"type": "ExactMatch", "ignoreCase": true}), "ÄRGER", vec!["ärger"], Some(1.0)),
-            (json!({"type": "Regex", "pattern": "^[0-9]+$"}), "42", vec![], Some(1.0)),
+            (json!({"type": "Regex", "pattern": "^[0-9]+$"}), " 42\n", vec![], Some(1.0)),
             (json!({"type": "Regex", "pattern": "^[0-9]+$"}), "42 apples", vec![], Some(0.0)),
             (json!({"type": "Regex", "pattern": "LEASE", "ignoreCase": true}), "a Lease", vec![], Some(1.0)),
             (json!({"type": "JsonValid"}), " {\"a\": [1]} ", vec![], Some(1.0)),
