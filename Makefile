@@ -98,8 +98,9 @@ models: ## The language model and the embedding model, pinned and checked, in .m
 	@quickstart/models
 
 .PHONY: crds
-crds: ## Write crds/ and the chart's copy from the code
+crds: ## Write crds/, the chart's copy and docs/fields.md from the code
 	$(CARGO) run --quiet -- crds --out crds
+	$(CARGO) run --quiet -- crds --reference > docs/fields.md
 	cp crds/*.yaml charts/llmops-crds/files/
 
 .PHONY: manifests

@@ -148,6 +148,51 @@ fn names_are_the_contract() {
     assert_eq!(names, expected.map(|(name, short)| (name.to_owned(), short.to_owned())));
 }
 
+#[test]
+fn the_table_of_fields_is_what_the_code_generates() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/fields.md");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(text == llmops::cli::reference::markdown(), "docs/fields.md differs from the code; run `make crds`");
+}
+
+#[test]
+fn every_sample_is_accepted() {
+    let mut checker = Checker::new();
+    let (mut checked, mut problems) = (0, Vec::new());
+    for entry in walkdir::WalkDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/samples")) {
+        let path = entry.unwrap().into_path();
+        if path.extension().is_some_and(|end| end == "yaml") {
+            let outcome = checker.check(&path.display().to_string(), &std::fs::read_to_string(&path).unwrap());
+            checked += outcome.checked;
+            problems.extend(outcome.problems.iter().map(ToString::to_string));
+        }
+    }
+    assert_eq!(problems, Vec::<String>::new());
+    assert!(checked >= 10, "only {checked} resources");
+}
+
+/// Every document that a golden question names is a page of docs/, so that a renamed page is noticed here first.
+#[test]
+fn golden_questions_name_documents_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages: Vec<String> = walkdir::WalkDir::new(root.join("docs"))
+        .min_depth(2)
+        .into_iter()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    let golden = std::fs::read_to_string(root.join("manifests/samples/quickstart/golden.jsonl")).unwrap();
+    let mut count = 0;
+    for line in golden.lines() {
+        let question: Value = serde_json::from_str(line).unwrap();
+        count += 1;
+        for relevant in question["relevant"].as_array().unwrap() {
+            let uri = relevant["uri"].as_str().unwrap().to_owned();
+            assert!(pages.contains(&uri), "{}: there is no docs/*/{uri}", question["id"]);
+        }
+    }
+    assert!(count >= 40, "only {count} questions");
+}
+
 // ---- rules
 
 fn good(kind: &str) -> Value {

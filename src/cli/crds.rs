@@ -14,6 +14,9 @@ pub struct Args {
     /// Write one file a kind into this folder instead of printing all.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Print all fields as Markdown instead.
+    #[arg(long, conflicts_with = "out")]
+    pub reference: bool,
 }
 
 /// An error of `llmops crds`.
@@ -72,6 +75,10 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn print(args: &Args) -> Result<(), Error> {
+    if args.reference {
+        print!("{}", super::reference::markdown());
+        return Ok(());
+    }
     for (name, yaml) in files()? {
         match &args.out {
             Some(folder) => {

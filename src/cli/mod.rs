@@ -2,6 +2,7 @@
 
 pub mod crds;
 pub mod key;
+pub mod reference;
 pub mod validate;
 
 use clap::{Parser, Subcommand, ValueEnum};
