@@ -61,13 +61,11 @@ func buildRoot(spec *protocol.Spec) error {
 	if err := showFolder(host, "/", hidden, true); err != nil {
 		return err
 	}
-	for _, path := range spec.Visible {
-		if err := mount(protocol.Mount{Source: path, Target: path, ReadOnly: true}); err != nil {
-			return err
-		}
-	}
-	// Parents before children, so that a volume inside another one is not covered.
+	// Parents before children, so that a volume inside another one is not covered, nor the program by a volume at /tmp.
 	mounts := append([]protocol.Mount{}, spec.Mounts...)
+	for _, path := range spec.Visible {
+		mounts = append(mounts, protocol.Mount{Source: path, Target: path, ReadOnly: true})
+	}
 	sort.SliceStable(mounts, func(i, j int) bool {
 		return strings.Count(filepath.Clean(mounts[i].Target), "/") < strings.Count(filepath.Clean(mounts[j].Target), "/")
 	})
