@@ -7,6 +7,7 @@ use kube::ResourceExt;
 
 use crate::api::evaluation::{Run, RunPhase, Verdict};
 use crate::api::names;
+use crate::controllers::workload::{self, Cause};
 use crate::evaluator::plan::RunSummary;
 
 /// How a Job stands.
@@ -44,16 +45,29 @@ pub fn is_lost(job: &Job, pods: &[Pod]) -> bool {
     state(job, pods) == JobState::Succeeded(None)
 }
 
+/// What keeps a Job from ending well, as far as its pods show: the end of the last attempt, or why none can start.
+pub fn trouble(job: &Job, pods: &[Pod]) -> Option<String> {
+    let said = messages(job, pods).into_iter().map(|summary| summary.message).find(|message| !message.is_empty());
+    if let Some(message) = said {
+        return Some(format!("an attempt failed and is made again: {message}"));
+    }
+    let own = pods.iter().filter(|pod| is_of(pod, job));
+    let mut troubles =
+        own.filter_map(workload::trouble).filter(|trouble| !matches!(trouble.cause, Cause::Crashed { .. }));
+    troubles.next().map(|trouble| trouble.message)
+}
+
+fn is_of(pod: &Pod, job: &Job) -> bool {
+    let mut owners = pod.metadata.owner_references.iter().flatten().filter(|owner| owner.kind == "Job");
+    pod.labels().get("batch.kubernetes.io/job-name") == Some(&job.name_any())
+        && owners.all(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
+}
+
 /// What the Job's pods said at their end, the latest first.
 fn messages(job: &Job, pods: &[Pod]) -> Vec<RunSummary> {
-    let name = job.name_any();
     let mut ended: Vec<(Option<Time>, RunSummary)> = pods
         .iter()
-        .filter(|pod| {
-            let owners = pod.metadata.owner_references.iter().flatten();
-            pod.labels().get("batch.kubernetes.io/job-name") == Some(&name)
-                && owners.filter(|owner| owner.kind == "Job").all(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
-        })
+        .filter(|pod| is_of(pod, job))
         .flat_map(|pod| pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()))
         .filter_map(|container| container.state.as_ref()?.terminated.as_ref())
         .filter_map(|terminated| {

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 
 use super::build::current_run;
 use super::fetch::Fetched;
-use super::runs::history;
+use super::runs::{history, run_of, trouble};
 use super::{Evaluations, reason};
 use crate::api::conditions::{Observation, find, merge};
 use crate::api::evaluation::{EvaluationStatus, Run, RunPhase, Verdict as Judgement};
@@ -39,7 +39,9 @@ pub fn status(view: &View<'_, Evaluations>, gateway_url: &str) -> Verdict<Evalua
             let jobs = jobs(object, fetched, &validated.plan.run, applied);
             let current = current_run(validated);
             let runs = history(&previous.runs, Some(current), &jobs, &fetched.pods, limit, url);
-            let observed = runs.first().map(|run| done(object, run)).unwrap_or_default();
+            let own = jobs.iter().find(|job| run_of(job) == Some(validated.plan.run.as_str()));
+            let trouble = own.and_then(|job| trouble(job, &fetched.pods));
+            let observed = runs.first().map(|run| done(object, run, trouble)).unwrap_or_default();
             (runs, observed)
         }
     };
@@ -63,13 +65,16 @@ fn jobs(object: &Evaluation, fetched: &Fetched, run: &str, applied: &Applied) ->
     jobs
 }
 
-fn done(object: &Evaluation, run: &Run) -> Vec<Observation> {
+fn done(object: &Evaluation, run: &Run, trouble: Option<String>) -> Vec<Observation> {
     let accepted =
         Observation::yes("Accepted", reason::VALID, format!("{} cases fit the target and the metrics", run.cases));
     let job = names::evaluation_run(&object.name_any(), &run.name);
     match run.phase {
         RunPhase::Running => {
-            let message = format!("run {}: Job {job:?} asks {} cases", run.name, run.cases);
+            let message = match trouble {
+                Some(trouble) => format!("run {}: Job {job:?}: {trouble}", run.name),
+                None => format!("run {}: Job {job:?} asks {} cases", run.name, run.cases),
+            };
             vec![
                 Observation::no("Ready", reason::RUN_IN_PROGRESS, &message),
                 Observation::yes("Reconciling", reason::RUN_IN_PROGRESS, &message),

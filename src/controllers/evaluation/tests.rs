@@ -226,6 +226,28 @@ fn a_failed_run_says_what_its_pod_said_and_is_tried_again_when_its_job_is_delete
 }
 
 #[test]
+fn a_run_that_cannot_start_or_tries_again_says_why() {
+    let mut object = evaluation(|_| {});
+    let mut fetched = fetched();
+    let run = run_name(&object, &fetched);
+    fetched.jobs = vec![job(&run, None)];
+    let mut waiting = pod(&run, "");
+    waiting.status = from(
+        json!({"containerStatuses": [{"name": "evaluate", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]}),
+    );
+    fetched.pods = vec![waiting];
+    reconcile(&mut object, &fetched, 0);
+    let (_, why, message) = condition(&object, "Ready");
+    assert_eq!(why, "RunInProgress");
+    assert!(message.contains("no such image"), "{message}");
+    fetched.pods = vec![pod(&run, r#"{"message":"the gateway answered 403 Forbidden"}"#)];
+    reconcile(&mut object, &fetched, 10);
+    let (_, _, message) = condition(&object, "Reconciling");
+    assert!(message.ends_with("an attempt failed and is made again: the gateway answered 403 Forbidden"), "{message}");
+}
+
+#[test]
 fn a_new_revision_starts_a_run_and_ends_the_one_under_way() {
     let mut object = evaluation(|spec| spec["historyLimit"] = json!(2));
     let mut fetched = fetched();

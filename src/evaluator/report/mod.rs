@@ -197,9 +197,9 @@ impl Report {
             Some(MetricResult {
                 name: row.name.clone(),
                 variant: row.variant.clone(),
-                value: Decimal::from_f64(estimate.mean)?,
-                lower: estimate.interval.and_then(|(lower, _)| Decimal::from_f64(lower)),
-                upper: estimate.interval.and_then(|(_, upper)| Decimal::from_f64(upper)),
+                value: exact(estimate.mean)?,
+                lower: estimate.interval.and_then(|(lower, _)| exact(lower)),
+                upper: estimate.interval.and_then(|(_, upper)| exact(upper)),
                 passed,
             })
         };
@@ -209,7 +209,7 @@ impl Report {
             message: self.message.clone(),
             cases: count(self.case_count),
             errors: count(self.errors()),
-            cost: self.cost().and_then(Decimal::from_f64),
+            cost: self.cost().and_then(exact),
             metrics: gated.into_iter().chain(free).filter_map(result).collect(),
             omitted: 0,
             reported,
@@ -222,16 +222,23 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// A number for people: two decimals, more for small ones.
+/// A number for people: two decimals, or three significant digits where that says more, at most nine decimals.
 pub fn number(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude == 0.0 || magnitude >= 0.01 {
-        format!("{value:.2}")
-    } else if magnitude >= 0.0001 {
-        format!("{value:.4}")
-    } else {
-        format!("{value:.2e}")
+        return format!("{value:.2}");
     }
+    // Prices of an answer are often millionths.
+    let decimals = (2.0 - magnitude.log10().floor()).min(9.0) as usize;
+    format!("{value:.decimals$}")
+}
+
+/// The same for the status: four decimals, more for small ones.
+fn exact(value: f64) -> Option<Decimal> {
+    if value.abs() >= 0.01 || value == 0.0 {
+        return Decimal::from_f64(value);
+    }
+    value.is_finite().then(|| Decimal(format!("{value:.9}")))
 }
 
 /// A column of a case as text.
@@ -253,5 +260,26 @@ impl GateRow {
             Some(false) => "not passed",
             None => "undecided",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_numbers_keep_their_digits() {
+        for (value, shown, kept) in [
+            (0.0, "0.00", "0.0000"),
+            (0.416_666, "0.42", "0.4167"),
+            (12.5, "12.50", "12.5000"),
+            (0.000_066, "0.0000660", "0.000066000"),
+            (-0.004_2, "-0.00420", "-0.004200000"),
+        ] {
+            assert_eq!(number(value), shown);
+            assert_eq!(exact(value).unwrap().0, kept);
+            assert!(exact(value).unwrap().value().is_some());
+        }
+        assert_eq!(exact(f64::NAN), None);
     }
 }
