@@ -1,0 +1,331 @@
+//! ModelDeployments.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::apiserver::session::FaultKind;
+use crate::cluster::containers::Run;
+use crate::cluster::{holds, number, text};
+use crate::scenario::{self, Scenario, in_virtual_time};
+use crate::world::World;
+
+const WEIGHTS: &str = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: weights}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+";
+
+const LLAMA: &str = "
+apiVersion: llmops.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: chat, labels: {team: a}}
+spec:
+  task: Chat
+  model: {source: {pvc: {claimName: weights, path: model.gguf}}}
+  engine: {type: LlamaCpp, args: ['--ctx-size', '2048']}
+  resources: {requests: {cpu: 500m, memory: 1024Mi}}
+  replicas: 2
+";
+
+const DOWNLOADED: &str = "
+apiVersion: llmops.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: chat}
+spec:
+  task: Chat
+  model:
+    source: {http: {url: 'http://models.example/m.gguf', sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}}
+    credentialsRef: {name: hub}
+  engine: {type: LlamaCpp}
+";
+
+const HUB: &str = "{apiVersion: v1, kind: Secret, metadata: {name: hub}, data: {token: YQ==}}";
+
+fn status(world: &World) -> Value {
+    world.get("ModelDeployment", "chat").expect("the model is there")["status"].clone()
+}
+
+fn assert_ready(world: &World) {
+    let model = world.get("ModelDeployment", "chat").expect("the model is there");
+    assert!(holds(&model, "Ready"), "{}\n{}", model["status"], world.timeline());
+    assert_eq!(model["status"]["observedGeneration"], model["metadata"]["generation"]);
+    assert_eq!(model["status"]["stableRevision"], model["status"]["targetRevision"]);
+}
+
+/// Created, changed, scaled.
+const LIFE: Scenario = Scenario {
+    name: "a model from a volume lives",
+    setup: |world| {
+        world.apply(WEIGHTS);
+        world.apply(LLAMA);
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            world.apply(&LLAMA.replace("2048", "4096"));
+        },
+        |world| {
+            assert_ready(world);
+            world.apply(&LLAMA.replace("2048", "4096").replace("replicas: 2", "replicas: 3"));
+        },
+        assert_ready,
+    ],
+};
+
+/// Waits for its Secret, downloads, gets another token.
+const DOWNLOAD: Scenario = Scenario {
+    name: "a model is downloaded",
+    setup: |world| world.apply(DOWNLOADED),
+    steps: &[
+        |world| {
+            assert_eq!(reason(world, "Ready"), "SecretNotFound");
+            world.apply(HUB);
+        },
+        |world| {
+            assert_ready(world);
+            world.apply(&HUB.replace("YQ==", "Yg=="));
+        },
+        assert_ready,
+    ],
+};
+
+/// A wrong digest is found while another revision serves; then the spec is put right.
+const DIGEST: Scenario = Scenario {
+    name: "a wrong digest does not stop what serves",
+    setup: |world| {
+        world.pods(|pod, container, _| {
+            let wrong = pod.to_string().contains("00000000000000000000000000000000");
+            let report = json!({"reason": "DigestMismatch", "message": "the file has another digest"}).to_string();
+            (container == "fetch" && wrong).then(|| Run::fails(42, report))
+        });
+        world.apply(HUB);
+        world.apply(DOWNLOADED);
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            world.apply(
+                &DOWNLOADED
+                    .replace("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", &"0".repeat(64)),
+            );
+        },
+        |world| {
+            let status = status(world);
+            assert_eq!(reason(world, "Stalled"), "DigestMismatch", "{status}");
+            assert_eq!(status["rejectedRevisions"][0]["reason"], "DigestMismatch");
+            assert_ne!(status["stableRevision"], status["targetRevision"]);
+            assert_eq!(status["traffic"][0]["revision"], status["stableRevision"]);
+            world.apply(DOWNLOADED);
+        },
+        assert_ready,
+    ],
+};
+
+/// An image that cannot be had is found while another revision serves; then it can be had.
+const IMAGE: Scenario = Scenario {
+    name: "a missing image does not stop what serves",
+    setup: |world| {
+        world.pods(|pod, _, _| {
+            let missing = text(pod, "/spec/containers/0/image") == "nowhere/engine:1";
+            missing.then(|| Run::NoImage { message: "not found".into() })
+        });
+        world.apply(WEIGHTS);
+        world.apply(LLAMA);
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            world.apply(&LLAMA.replace("type: LlamaCpp", "type: LlamaCpp, image: 'nowhere/engine:1'"));
+        },
+        |world| {
+            let status = status(world);
+            assert_eq!(reason(world, "Ready"), "ImagePullFailed", "{status}");
+            assert_ne!(status["stableRevision"], status["targetRevision"]);
+            assert_eq!(status["traffic"][0]["revision"], status["stableRevision"]);
+            world.apply(&LLAMA.replace("type: LlamaCpp", "type: LlamaCpp, image: 'somewhere/engine:1'"));
+        },
+        assert_ready,
+    ],
+};
+
+/// The old revision stops before the new one starts.
+const RECREATE: Scenario = Scenario {
+    name: "a model is recreated",
+    setup: |world| {
+        world.apply(WEIGHTS);
+        world.apply(&LLAMA.replace("replicas: 2", "rollout: {strategy: Recreate, drain: 5s}"));
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            world.apply(
+                &LLAMA.replace("2048", "512").replace("replicas: 2", "rollout: {strategy: Recreate, drain: 5s}"),
+            );
+        },
+        assert_ready,
+    ],
+};
+
+/// Every child is deleted once, and changed once by somebody else.
+const HEAL: Scenario = Scenario {
+    name: "children come back",
+    setup: |world| {
+        world.apply(WEIGHTS);
+        world.apply(LLAMA);
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            for kind in ["Deployment", "Service"] {
+                for child in world.server.list(kind) {
+                    world.server.delete("stranger", &child, &json!({"propagationPolicy": "Background"}));
+                }
+            }
+        },
+        |world| {
+            assert_ready(world);
+            assert_eq!(world.server.list("Deployment").len(), 1);
+            let deployment = world.server.list("Deployment").remove(0);
+            world.server.change("stranger", &deployment, None, |deployment| {
+                deployment["spec"]["replicas"] = json!(1);
+                deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!("stranger:1");
+            });
+            let service = world.server.list("Service").remove(0);
+            world.server.change("stranger", &service, None, |service| service["spec"]["selector"] = json!({"a": "b"}));
+        },
+        |world| {
+            assert_ready(world);
+            let deployment = world.server.list("Deployment").remove(0);
+            assert_eq!(number(&deployment, "/spec/replicas"), 2);
+            assert_ne!(text(&deployment, "/spec/template/spec/containers/0/image"), "stranger:1");
+            let service = world.server.list("Service").remove(0);
+            assert!(service["spec"]["selector"].get("a").is_none(), "{service}");
+        },
+    ],
+};
+
+/// Deleted with all children, and created anew under the same name at once.
+const AGAIN: Scenario = Scenario {
+    name: "a model is deleted and created anew",
+    setup: |world| {
+        world.apply(WEIGHTS);
+        world.apply(LLAMA);
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            world.delete("ModelDeployment", "chat");
+            world.apply(LLAMA);
+        },
+        |world| {
+            assert_ready(world);
+            let uid = world.get("ModelDeployment", "chat").expect("it is there")["metadata"]["uid"].clone();
+            for kind in ["Deployment", "Service", "ControllerRevision"] {
+                for child in world.server.list(kind) {
+                    assert_eq!(child["metadata"]["ownerReferences"][0]["uid"], uid, "{kind}");
+                }
+            }
+            world.delete("ModelDeployment", "chat");
+        },
+        |world| {
+            for kind in ["Deployment", "Service", "ControllerRevision", "ReplicaSet", "Pod"] {
+                assert_eq!(world.server.list(kind).len(), 0, "{kind}");
+            }
+            assert!(world.get("PersistentVolumeClaim", "weights").is_some(), "a user's volume stays");
+        },
+    ],
+};
+
+fn reason(world: &World, kind: &str) -> String {
+    let status = status(world);
+    let all = status["conditions"].as_array().cloned().unwrap_or_default();
+    let found = all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+    text(&found, "/reason").to_owned()
+}
+
+const ALL: [&Scenario; 7] = [&LIFE, &DOWNLOAD, &DIGEST, &IMAGE, &RECREATE, &HEAL, &AGAIN];
+
+#[test]
+fn comes_to_rest_and_stays_at_rest() {
+    for scenario in ALL {
+        for seed in 1..=2 {
+            scenario::clean(scenario, seed);
+        }
+    }
+}
+
+#[test]
+fn a_crash_after_any_write_changes_nothing() {
+    ALL.iter().for_each(|scenario| scenario::with_each(scenario, 1, FaultKind::CrashAfter));
+}
+
+#[test]
+fn a_lost_answer_to_any_write_changes_nothing() {
+    ALL.iter().for_each(|scenario| scenario::with_each(scenario, 2, FaultKind::ReplyLost));
+}
+
+#[test]
+fn a_refused_write_changes_nothing() {
+    for code in [409, 500] {
+        scenario::with_each(&LIFE, 3, FaultKind::Refuse(code));
+    }
+}
+
+#[test]
+fn an_answer_that_never_comes_changes_nothing() {
+    scenario::with_each(&LIFE, 4, FaultKind::Hang);
+}
+
+#[test]
+fn a_stranger_of_the_same_name_is_not_adopted() {
+    in_virtual_time(async {
+        let world = World::new(1);
+        world.apply(WEIGHTS);
+        world.apply("{apiVersion: v1, kind: Service, metadata: {name: mdep-chat}, spec: {selector: {app: mine}, ports: [{port: 1}]}}");
+        let before = world.get("Service", "mdep-chat").expect("the stranger");
+        world.apply(LLAMA);
+        let operator = world.start(None);
+        world.settle().await;
+        assert_eq!(world.get("Service", "mdep-chat").as_ref(), Some(&before));
+        assert_eq!(reason(&world, "Stalled"), "NameConflict", "{}", status(&world));
+        world.delete("ModelDeployment", "chat");
+        world.settle().await;
+        assert_eq!(world.get("Service", "mdep-chat"), Some(before));
+        operator.stop().await;
+    });
+}
+
+#[test]
+fn one_that_cannot_be_decoded_does_not_stop_another() {
+    in_virtual_time(async {
+        let world = World::new(1);
+        world.apply(WEIGHTS);
+        world.apply(&LLAMA.replace("name: chat", "name: broken"));
+        // As after a change of the schema: stored, but not what this version knows.
+        let broken = world.get("ModelDeployment", "broken").expect("it is there");
+        world.server.tamper(&broken, |broken| broken["spec"]["task"] = json!("Sing"));
+        world.apply(LLAMA);
+        let operator = world.start(None);
+        world.settle().await;
+        assert_ready(&world);
+        operator.stop().await;
+    });
+}
+
+#[test]
+fn a_running_operator_sees_a_reference_come() {
+    in_virtual_time(async {
+        let world = World::new(1);
+        world.apply(LLAMA);
+        let operator = world.start(None);
+        world.settle().await;
+        assert!(!holds(&world.get("ModelDeployment", "chat").expect("it is there"), "Ready"));
+        world.apply(WEIGHTS);
+        // Much less than a resync: it was the watch.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_ready(&world);
+        operator.stop().await;
+    });
+}

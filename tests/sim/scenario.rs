@@ -1,0 +1,138 @@
+//! Scenarios, run without and with faults, and the properties that hold in each run.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::apiserver::WriteRecord;
+use crate::apiserver::session::{Fault, FaultKind};
+use crate::snapshot::{self, Snapshot};
+use crate::world::World;
+
+/// A story: what people and the cluster do, each step once the operator has come to rest.
+pub struct Scenario {
+    /// For messages.
+    pub name: &'static str,
+    /// How pods behave, and what is there before the operator.
+    pub setup: fn(&World),
+    /// What happens then.
+    pub steps: &'static [fn(&World)],
+}
+
+/// What a run showed.
+pub struct Run {
+    /// The end.
+    pub end: Snapshot,
+    /// Number of requests to write of the operator's first process.
+    pub requests: usize,
+    /// What went wrong.
+    pub faults: Vec<String>,
+    /// What happened.
+    pub timeline: String,
+}
+
+/// A runtime with virtual time.
+pub fn in_virtual_time<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.expect("a runtime starts").block_on(future)
+}
+
+/// Runs a scenario once.
+pub fn run(scenario: &Scenario, seed: u64, fault: Option<Fault>) -> Run {
+    in_virtual_time(async {
+        let world = World::new(seed);
+        (scenario.setup)(&world);
+        let operator = world.start(fault);
+        let first = operator.session();
+        world.settle().await;
+        for step in scenario.steps {
+            step(&world);
+            world.settle().await;
+        }
+        let mut faults = Vec::new();
+        if fault.is_some() && first.is_fault_pending() {
+            faults.push("the planned fault did not happen: the run differs from the one without".to_owned());
+        }
+        // The run without a fault rests longer: several resyncs, and every watch ends meanwhile.
+        let rest_for = Duration::from_secs(if fault.is_none() { 3600 } else { 700 });
+        rest(&world, rest_for, "at rest", &mut faults).await;
+        operator.stop().await;
+        let operator = world.start(None);
+        rest(&world, rest_for, "after a restart", &mut faults).await;
+        operator.stop().await;
+        always(&world, &mut faults);
+        Run { end: snapshot::take(&world.server), requests: first.requests(), faults, timeline: world.timeline() }
+    })
+}
+
+/// Nothing is written for a while that holds at least one resync.
+async fn rest(world: &World, time: Duration, when: &str, faults: &mut Vec<String>) {
+    let before = world.operator_requests();
+    sleep(time).await;
+    for write in world.operator_writes(before) {
+        faults.push(format!("a write {when}: {write}"));
+    }
+}
+
+/// What must hold of every run.
+fn always(world: &World, faults: &mut Vec<String>) {
+    for write in world.operator_writes(0) {
+        if write.key.resource.ends_with(llmops::api::GROUP) && write.subresource.as_deref() != Some("status") {
+            faults.push(format!("a write of a user's object: {write}"));
+        }
+        if let Some(fault) = wrong_status(&write) {
+            faults.push(fault);
+        }
+    }
+    let warnings = world.server.lock().warnings.clone();
+    faults.extend(warnings.into_iter().map(|warning| format!("a warning of the API server: {warning}")));
+}
+
+/// A patch of a status that holds anything but the status and the version that it is for.
+fn wrong_status(write: &WriteRecord) -> Option<String> {
+    if write.subresource.as_deref() != Some("status") || write.verb == "update" {
+        return None;
+    }
+    let outside = write
+        .body
+        .as_object()?
+        .keys()
+        .find(|key| !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind"))?;
+    Some(format!("a status patch that holds {outside}: {write}"))
+}
+
+/// Runs a scenario without a fault, then with this fault at each request to write, and fails unless every run comes to
+/// the same end and to rest.
+pub fn with_each(scenario: &Scenario, seed: u64, kind: FaultKind) {
+    let plain = clean(scenario, seed);
+    assert!(plain.requests > 0, "{}: the operator wrote nothing:\n{}", scenario.name, plain.timeline);
+    let mut failures = Vec::new();
+    for at in 1..=plain.requests {
+        let run = run(scenario, seed, Some(Fault { at, kind }));
+        let mut faults = run.faults;
+        faults.extend(snapshot::differences(&plain.end, &run.end));
+        if !faults.is_empty() {
+            failures.push(format!(
+                "{kind:?} at write {at} of {}:\n  {}\n{}",
+                plain.requests,
+                faults.join("\n  "),
+                run.timeline
+            ));
+        }
+    }
+    if let Some(first) = failures.first() {
+        let number = failures.len();
+        panic!(
+            "{}, seed {seed}: {number} of {} plans fail; the first:\n{first}\nwithout the fault:\n{}",
+            scenario.name, plain.requests, plain.timeline
+        );
+    }
+}
+
+/// Runs a scenario without a fault, and fails unless it comes to rest with every property kept.
+pub fn clean(scenario: &Scenario, seed: u64) -> Run {
+    let run = run(scenario, seed, None);
+    let (name, faults) = (scenario.name, run.faults.join("\n  "));
+    assert!(run.faults.is_empty(), "{name}, seed {seed}:\n  {faults}\n{}", run.timeline);
+    run
+}

@@ -1,0 +1,109 @@
+//! The state of a cluster, without what differs between two runs that came to the same end.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde_json::{Value, json};
+
+use crate::apiserver::ApiServer;
+use crate::cluster::text;
+
+/// Objects by kind, namespace and name.
+pub type Snapshot = BTreeMap<String, Value>;
+
+/// The state now. Events and Leases tell of the way, not of the end, and are left out.
+pub fn take(server: &ApiServer) -> Snapshot {
+    let objects: Vec<Value> = {
+        let inner = server.lock();
+        let relevant = inner
+            .store
+            .all()
+            .filter(|(key, _)| !key.resource.starts_with("events.") && !key.resource.starts_with("leases."));
+        relevant.map(|(_, object)| object.as_ref().clone()).collect()
+    };
+    let mut replace: Vec<(String, String)> = Vec::new();
+    for object in objects.iter().filter(|object| object["kind"] != "Pod") {
+        let name = format!("{}/{}", text(object, "/kind"), text(object, "/metadata/name"));
+        replace.push((text(object, "/metadata/uid").to_owned(), format!("uid of {name}")));
+    }
+    // Names and addresses of pods are made up: they count by owner.
+    let mut by_owner: BTreeMap<String, usize> = BTreeMap::new();
+    for pod in objects.iter().filter(|object| object["kind"] == "Pod") {
+        let prefix = text(pod, "/metadata/generateName").to_owned();
+        let number = by_owner.entry(prefix.clone()).or_default();
+        *number += 1;
+        replace.push((text(pod, "/metadata/uid").to_owned(), format!("uid of Pod/{prefix}{number}")));
+        replace.push((text(pod, "/metadata/name").to_owned(), format!("{prefix}{number}")));
+    }
+    // Longer ones first, so that none is replaced inside of another.
+    replace.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
+    let times = Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z").expect("a valid pattern");
+    let addresses = Regex::new(r"127\.90\.\d+\.\d+").expect("a valid pattern");
+    let unknown = Regex::new(r"00000000-0000-4000-8000-[0-9a-f]{12}").expect("a valid pattern");
+    let mut snapshot = Snapshot::new();
+    for object in objects {
+        let mut object = object;
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.shift_remove("resourceVersion");
+        }
+        if object["kind"] == "Service" {
+            object["spec"]["clusterIP"] = json!("ADDRESS");
+            object["spec"]["clusterIPs"] = json!(["ADDRESS"]);
+        }
+        if let Some(entries) = object["metadata"]["managedFields"].as_array_mut() {
+            entries.sort_by_key(|entry| {
+                (
+                    text(entry, "/manager").to_owned(),
+                    text(entry, "/operation").to_owned(),
+                    text(entry, "/subresource").to_owned(),
+                )
+            });
+        }
+        let mut json = object.to_string();
+        for (from, to) in &replace {
+            json = json.replace(from, to);
+        }
+        let json = times.replace_all(&json, "TIME");
+        let json = addresses.replace_all(&json, "ADDRESS");
+        let json = unknown.replace_all(&json, "uid of nothing");
+        let object: Value = serde_json::from_str(&json).expect("replacing names leaves JSON");
+        let key = format!(
+            "{} {}/{}",
+            text(&object, "/kind"),
+            text(&object, "/metadata/namespace"),
+            text(&object, "/metadata/name")
+        );
+        snapshot.insert(key, object);
+    }
+    snapshot
+}
+
+/// How two states differ, one line each.
+pub fn differences(wanted: &Snapshot, found: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    for key in wanted.keys().chain(found.keys().filter(|key| !wanted.contains_key(*key))) {
+        match (wanted.get(key), found.get(key)) {
+            (Some(a), Some(b)) => compare(key, a, b, &mut lines),
+            (Some(_), None) => lines.push(format!("{key} is missing")),
+            (None, _) => lines.push(format!("{key} should not be there")),
+        }
+    }
+    lines
+}
+
+fn compare(path: &str, wanted: &Value, found: &Value, lines: &mut Vec<String>) {
+    match (wanted, found) {
+        (Value::Object(a), Value::Object(b)) => {
+            for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
+                compare(&format!("{path}.{key}"), &wanted[key], &found[key], lines);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (a, b)) in a.iter().zip(b).enumerate() {
+                compare(&format!("{path}[{index}]"), a, b, lines);
+            }
+        }
+        _ if wanted != found => lines.push(format!("{path}: {wanted} without the fault, {found} with it")),
+        _ => {}
+    }
+}
