@@ -75,7 +75,11 @@ pub fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
         ),
         (None, Some(end)) => (
             reason::BUILD_FAILED,
-            format!("the builder of Job `{name}` ended with code {}; see `kubectl logs job/{name}`", end.exit_code),
+            format!(
+                "the builder of Job `{name}` ended with code {}: {}; see `kubectl logs job/{name}`",
+                end.exit_code,
+                end.message.as_deref().or(end.reason.as_deref()).unwrap_or("it said nothing").trim()
+            ),
         ),
         (None, None) => (
             reason::BUILD_FAILED,
