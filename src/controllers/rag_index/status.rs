@@ -272,10 +272,18 @@ impl Situation<'_> {
             let reason = reason::of_report(Some(&rejected.reason));
             return Some(Observation::no("QualityPassed", reason, rejected.message.clone()));
         }
-        match candidate {
-            Some(candidate) if candidate.phase != CandidatePhase::Starting => (candidate.phase
-                == CandidatePhase::Building)
-                .then(|| Observation::unknown("QualityPassed", reason::BUILDING, "the candidate is not judged yet")),
+        match candidate.map(|candidate| candidate.phase) {
+            Some(CandidatePhase::Building) => {
+                Some(Observation::unknown("QualityPassed", reason::BUILDING, "the candidate is not judged yet"))
+            }
+            Some(CandidatePhase::Failed) if candidate.is_some_and(|candidate| candidate.name.is_none()) => {
+                let (reason, message) = self.holdup().unwrap_or((reason::BUILD_FAILED, String::new()));
+                Some(Observation::unknown(
+                    "QualityPassed",
+                    reason,
+                    format!("nothing was built to be judged: {message}"),
+                ))
+            }
             None if status.active.is_none() => None,
             _ if !gated => Some(Observation::yes(
                 "QualityPassed",
@@ -293,7 +301,14 @@ fn results(status: &RagIndexStatus) -> String {
         format!("{}@{} {} ({} questions)", quality.metric, quality.k, quality.candidate, quality.queries)
     };
     let all: Vec<String> = status.quality.iter().map(one).collect();
-    if all.is_empty() { "all gates are passed".to_owned() } else { all.join(", ") }
+    if status.quality.iter().any(|quality| !quality.passed) {
+        // They are those of a generation judged since, which did not pass.
+        "the generation in use passed when it was judged".to_owned()
+    } else if all.is_empty() {
+        "all gates are passed".to_owned()
+    } else {
+        all.join(", ")
+    }
 }
 
 fn failed(status: &RagIndexStatus, error: &Error) -> Vec<Observation> {

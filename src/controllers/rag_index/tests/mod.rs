@@ -87,7 +87,8 @@ fn a_generation_below_the_gate_never_serves_and_is_not_built_again() {
     world.edit_document("# A\ntext");
     world.settle();
     world.is("Stalled", "False", "NotStalled");
-    world.is("QualityPassed", "True", "Passed");
+    let passed = world.condition("QualityPassed");
+    assert_eq!((passed.0.as_str(), passed.2.as_str()), ("True", "the generation in use passed when it was judged"));
     world.edit_document("worse");
     world.settle();
     world.is("Stalled", "True", "QualityBelowMinimum");
@@ -172,6 +173,7 @@ fn what_no_retry_mends_stalls_with_the_builders_words() {
         world.settle();
         assert!(world.reconcile().unwrap().is_none(), "nothing is due by time");
         world.is("Ready", "True", "Serving");
+        assert_eq!(world.condition("QualityPassed").0, "Unknown");
         world.condition("Stalled")
     };
     let words = json!({"passed": false, "reason": "GoldenSetInvalid", "message": "golden/q.jsonl, line 3: no query"});
