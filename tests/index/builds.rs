@@ -14,6 +14,11 @@ fn size(folder: &Path) -> u64 {
     entries.map(|entry| entry.unwrap()).map(|entry| entry.metadata().map_or(0, |metadata| metadata.len())).sum()
 }
 
+/// Many small chunks, one at a time: there is time to hit the build.
+fn slow_plan() -> serde_json::Value {
+    plan_with(json!({"chunking": {"maxTokens": 24}, "batch": 1}))
+}
+
 /// Waits until something happened in the store or the build ended; true while it runs.
 fn runs_until(build: &mut Process, happened: impl Fn() -> bool) -> bool {
     while build.is_running() {
@@ -27,8 +32,7 @@ fn runs_until(build: &mut Process, happened: impl Fn() -> bool) -> bool {
 
 #[test]
 fn a_build_killed_anywhere_comes_to_the_same_digest() {
-    // Small chunks, so that there is time to hit it.
-    let plan = plan_with(json!({"chunking": {"maxTokens": 32}, "batch": 2}));
+    let plan = slow_plan();
     let whole = Pod::new().build_ok(&plan);
     let pod = Pod::new();
     let cache = pod.store().join("embeddings");
@@ -108,14 +112,15 @@ fn a_damaged_generation_is_built_anew() {
 fn a_build_told_to_stop_says_so_and_keeps_its_work() {
     let pod = Pod::new();
     let cache = pod.store().join("embeddings");
-    let mut build = pod.start(&plan());
+    let mut build = pod.start(&slow_plan());
     // More than the vectors of the eight probe texts, which are embedded first.
     assert!(runs_until(&mut build, || size(&cache) > 20_000));
     build.signal("TERM");
     assert_eq!(build.wait().code(), Some(1));
     assert_eq!(pod.report().unwrap().reason.as_deref(), Some("Interrupted"));
-    let resumed = pod.build_ok(&plan());
-    assert!(resumed.embedding.unwrap().reused_chunks > 0);
+    let resumed = pod.build_ok(&slow_plan());
+    let reused = resumed.embedding.unwrap().reused_chunks;
+    assert!(0 < reused && reused < resumed.chunks, "{reused} of {}", resumed.chunks);
 }
 
 #[test]
