@@ -11,42 +11,39 @@ const MAX_ENTRIES: usize = 10_000;
 /// The cache.
 #[derive(Debug)]
 pub(super) struct Cache<K, V> {
-    fresh: Duration,
     stale: Duration,
-    entries: HashMap<K, (Instant, V)>,
+    /// Since when, how long fresh, and what.
+    entries: HashMap<K, (Instant, Duration, V)>,
 }
 
 impl<K: Eq + Hash, V: Clone> Cache<K, V> {
-    /// Entries are fresh for a time, and kept for emergencies for a longer one.
-    pub fn new(fresh: Duration, stale: Duration) -> Self {
-        Self { fresh, stale, entries: HashMap::new() }
+    /// Entries are kept for emergencies so long.
+    pub fn new(stale: Duration) -> Self {
+        Self { stale, entries: HashMap::new() }
     }
 
     /// An entry that is fresh.
     pub fn fresh(&self, key: &K, now: Instant) -> Option<V> {
-        self.younger(key, now, self.fresh)
+        let (since, fresh, value) = self.entries.get(key)?;
+        (now.saturating_duration_since(*since) < *fresh).then(|| value.clone())
     }
 
     /// An entry that is not too old for an emergency.
     pub fn stale(&self, key: &K, now: Instant) -> Option<V> {
-        self.younger(key, now, self.stale)
+        let (since, _, value) = self.entries.get(key)?;
+        (now.saturating_duration_since(*since) < self.stale).then(|| value.clone())
     }
 
-    fn younger(&self, key: &K, now: Instant, age: Duration) -> Option<V> {
-        let (since, value) = self.entries.get(key)?;
-        (now.saturating_duration_since(*since) < age).then(|| value.clone())
-    }
-
-    /// Keeps an answer.
-    pub fn put(&mut self, key: K, value: V, now: Instant) {
+    /// Keeps an answer that is fresh for a time.
+    pub fn put(&mut self, key: K, value: V, fresh: Duration, now: Instant) {
         if self.entries.len() >= MAX_ENTRIES {
             let stale = self.stale;
-            self.entries.retain(|_, (since, _)| now.saturating_duration_since(*since) < stale);
+            self.entries.retain(|_, (since, _, _)| now.saturating_duration_since(*since) < stale);
             if self.entries.len() >= MAX_ENTRIES {
                 self.entries.clear();
             }
         }
-        self.entries.insert(key, (now, value));
+        self.entries.insert(key, (now, fresh, value));
     }
 }
 
@@ -58,14 +55,14 @@ mod tests {
     fn entries_age_and_stay_bounded() {
         let now = Instant::now();
         let second = Duration::from_secs(1);
-        let mut cache = Cache::new(second, 3 * second);
-        cache.put(0, 'a', now);
+        let mut cache = Cache::new(3 * second);
+        cache.put(0, 'a', second, now);
         assert_eq!(cache.fresh(&0, now), Some('a'));
         assert_eq!(cache.fresh(&0, now + second), None);
         assert_eq!(cache.stale(&0, now + 2 * second), Some('a'));
         assert_eq!(cache.stale(&0, now + 3 * second), None);
         for key in 0..3 * MAX_ENTRIES {
-            cache.put(key, 'b', now);
+            cache.put(key, 'b', second, now);
         }
         assert!(cache.entries.len() <= MAX_ENTRIES);
     }

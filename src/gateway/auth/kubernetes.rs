@@ -19,6 +19,8 @@ use crate::gateway::error::ApiError;
 
 /// How long an answer spares the next question.
 const FRESH: Duration = Duration::from_secs(20);
+/// How long a refusal does: a token or role may be new, and what grants it on its way.
+const FRESH_REFUSAL: Duration = Duration::from_secs(1);
 /// How long an answer counts while the API server is away.
 const STALE: Duration = Duration::from_secs(300);
 /// Longest wait for the API server.
@@ -155,8 +157,8 @@ impl Tokens {
     pub fn new(reviewer: Arc<dyn Reviewer>) -> Self {
         Self {
             reviewer,
-            users: Mutex::new(Cache::new(FRESH, STALE)),
-            accesses: Mutex::new(Cache::new(FRESH, STALE)),
+            users: Mutex::new(Cache::new(STALE)),
+            accesses: Mutex::new(Cache::new(STALE)),
             questions: Semaphore::new(QUESTIONS),
         }
     }
@@ -172,7 +174,7 @@ impl Tokens {
             Some(user) => user,
             None => {
                 let asked = self.ask(self.reviewer.token(token)).await.map(|user| user.map(Arc::new));
-                remember(&self.users, digest, asked)?
+                remember(&self.users, digest, asked, Option::is_some)?
             }
         };
         user.ok_or_else(|| {
@@ -189,7 +191,10 @@ impl Tokens {
         let cached = lock(&self.accesses).fresh(&key, Instant::now());
         match cached {
             Some(allowed) => Ok(allowed),
-            None => remember(&self.accesses, key, self.ask(self.reviewer.access(user, access)).await),
+            None => {
+                let asked = self.ask(self.reviewer.access(user, access)).await;
+                remember(&self.accesses, key, asked, |allowed| *allowed)
+            }
         }
     }
 
@@ -208,11 +213,13 @@ fn remember<K: Eq + std::hash::Hash, V: Clone>(
     cache: &Mutex<Cache<K, V>>,
     key: K,
     asked: Result<V, ReviewError>,
+    granted: impl FnOnce(&V) -> bool,
 ) -> Result<V, ApiError> {
     let now = Instant::now();
     match asked {
         Ok(answer) => {
-            lock(cache).put(key, answer.clone(), now);
+            let fresh = if granted(&answer) { FRESH } else { FRESH_REFUSAL };
+            lock(cache).put(key, answer.clone(), fresh, now);
             Ok(answer)
         }
         Err(error) => lock(cache).stale(&key, now).ok_or_else(|| {

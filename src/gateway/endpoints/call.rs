@@ -155,7 +155,8 @@ impl Upstream {
                 .connect_timeout(Duration::from_secs(3))
                 .redirect(reqwest::redirect::Policy::none())
                 .tcp_nodelay(true)
-                .pool_idle_timeout(Duration::from_secs(20))
+                // Shorter than engines keep idle connections (llama.cpp: 5 s), so that no call meets one that just closes.
+                .pool_idle_timeout(Duration::from_secs(4))
         };
         Ok(Self {
             routes,

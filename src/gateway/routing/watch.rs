@@ -265,3 +265,45 @@ fn meta<K: Resource<DynamicType = ()>>(object: &DeserializeGuard<K>) -> &ObjectM
 fn identity(meta: &ObjectMeta) -> (String, String) {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn secret(name: &str, broken: bool) -> DeserializeGuard<Secret> {
+        let data = if broken { json!(7) } else { json!({}) };
+        serde_json::from_value(json!({"metadata": {"namespace": "a", "name": name}, "data": data})).unwrap()
+    }
+
+    fn names(held: &Held<Secret>) -> Vec<&str> {
+        held.objects.keys().map(|(_, name)| name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_watch_that_starts_anew_keeps_what_it_held_until_it_has_listed() {
+        let (mut held, mut listing) = (Held::default(), Held::default());
+        let mut feed = |event| apply(event, &mut held, &mut listing).then(|| names(&held).join(","));
+        assert_eq!(feed(Event::Init), None);
+        assert_eq!(feed(Event::InitApply(secret("one", false))), None);
+        assert_eq!(feed(Event::InitDone).as_deref(), Some("one"));
+        assert_eq!(feed(Event::Apply(secret("two", false))).as_deref(), Some("one,two"));
+        assert_eq!(feed(Event::Init), None);
+        assert_eq!(feed(Event::InitApply(secret("three", false))), None);
+        assert_eq!(feed(Event::InitDone).as_deref(), Some("three"));
+        assert_eq!(feed(Event::Delete(secret("three", false))).as_deref(), Some(""));
+        assert!(held.synced);
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_decoded_leaves_its_last_version_and_all_others_in_use() {
+        let (mut held, mut listing) = (Held::default(), Held::default());
+        for object in [secret("one", false), secret("two", false), secret("one", true)] {
+            apply(Event::Apply(object), &mut held, &mut listing);
+        }
+        assert_eq!(names(&held), ["one", "two"]);
+        assert_eq!(held.undecodable.len(), 1);
+        apply(Event::Apply(secret("one", false)), &mut held, &mut listing);
+        assert!(held.undecodable.is_empty());
+    }
+}

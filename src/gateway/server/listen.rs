@@ -13,8 +13,9 @@ use tokio::net::TcpListener;
 
 use crate::gateway::metrics::Metrics;
 
-/// Longest time for the headers of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for the headers of a request, which includes the idle time before it: longer than clients keep idle
+/// connections, or a request could meet a connection that just closes.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 
 struct Counted(Arc<Metrics>);
 
