@@ -105,9 +105,11 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(endpoint: Endpoint, revision: String, pool: Arc<PoolState>) -> Self {
-        endpoint.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint, revision, pool }
+    /// `None` when the endpoint has so many calls already.
+    pub(super) fn take(endpoint: &Endpoint, revision: &str, pool: &Arc<PoolState>, limit: usize) -> Option<Self> {
+        let more = |load: usize| (load < limit).then_some(load + 1);
+        endpoint.state.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { endpoint: endpoint.clone(), revision: revision.to_owned(), pool: Arc::clone(pool) })
     }
 }
 

@@ -87,9 +87,8 @@ impl PoolState {
 
     /// A call ended: one of those that wait may go on.
     pub(super) fn released(&self) {
-        if self.waiting() > 0 {
-            self.free.notify_one();
-        }
+        // Also when nobody waits yet: one who found all endpoints full a moment ago may be about to.
+        self.free.notify_one();
     }
 
     pub(super) fn free(&self) -> &Notify {
@@ -127,16 +126,23 @@ impl Pool {
     /// Takes an endpoint of this revision, or says what to wait for.
     pub(super) fn take(&self, revision: &str, limit: usize, now: Instant) -> Result<Lease, Choice> {
         let endpoints = self.endpoints.get(revision).map_or(&[][..], Vec::as_slice);
-        let candidates: Vec<Candidate> = endpoints
-            .iter()
-            .map(|endpoint| Candidate { in_flight: endpoint.state.in_flight(), ejected: endpoint.state.ejected(now) })
-            .collect();
-        match pick(&candidates, limit, |below| fastrand::usize(..below)) {
-            Choice::Take(place) => match endpoints.get(place) {
-                Some(endpoint) => Ok(Lease::new(endpoint.clone(), revision.to_owned(), Arc::clone(&self.state))),
-                None => Err(Choice::Empty),
-            },
-            wait => Err(wait),
+        loop {
+            let candidates: Vec<Candidate> = endpoints
+                .iter()
+                .map(|endpoint| Candidate {
+                    in_flight: endpoint.state.in_flight(),
+                    ejected: endpoint.state.ejected(now),
+                })
+                .collect();
+            let place = match pick(&candidates, limit, |below| fastrand::usize(..below)) {
+                Choice::Take(place) => place,
+                wait => return Err(wait),
+            };
+            let Some(endpoint) = endpoints.get(place) else { return Err(Choice::Empty) };
+            // Another call may have taken the last place since the look at the load.
+            if let Some(lease) = Lease::take(endpoint, revision, &self.state, limit) {
+                return Ok(lease);
+            }
         }
     }
 }

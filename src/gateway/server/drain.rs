@@ -40,3 +40,26 @@ impl Lifecycle {
 pub fn linger(timeout: Duration) -> Duration {
     (timeout / 6).min(Duration::from_secs(5))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_once_synced_until_draining() {
+        let (synced, is_synced) = watch::channel(false);
+        let lifecycle = Lifecycle::new(is_synced);
+        assert!(lifecycle.ready().is_err());
+        synced.send_replace(true);
+        drop(synced);
+        assert_eq!(lifecycle.ready(), Ok(()), "the watches may be gone, what they said stays");
+        lifecycle.drain();
+        assert_eq!(lifecycle.ready(), Err("draining"));
+    }
+
+    #[test]
+    fn the_listener_closes_well_before_the_drain_ends() {
+        assert_eq!(linger(Duration::from_secs(30)), Duration::from_secs(5));
+        assert_eq!(linger(Duration::from_secs(6)), Duration::from_secs(1));
+    }
+}
