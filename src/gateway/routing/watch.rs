@@ -27,7 +27,7 @@ use crate::gateway::metrics::Metrics;
 const SETTLE: Duration = Duration::from_millis(10);
 /// First and longest pause after a failure of a watch.
 const PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// What a watch holds.
 #[derive(Debug)]
