@@ -151,17 +151,27 @@ pub async fn apply(
     }
     for child in desired {
         let key = key(&child.name);
-        let finished = finish(parent, child);
-        let cached = caches.of(child.kind).get(&key);
-        let entry = match cached {
-            Some(entry) if child.create_only || is_applied(&entry, &finished) => entry,
+        let entry = match caches.of(child.kind).get(&key) {
+            Some(entry) if child.create_only => entry,
             Some(entry) => {
-                applied.written.push((child.kind, child.name.clone()));
-                writer.change(child.kind, &key, parent, finished, &entry.uid).await?
+                let finished = finish(parent, child);
+                if is_applied(&entry, &finished)
+                    || (has_hash(&entry, &finished) && writer.is_altered(child.kind, &key, &entry))
+                {
+                    entry
+                } else {
+                    let changed = writer.change(child.kind, &key, parent, finished.clone(), &entry.uid).await?;
+                    if !is_applied(&changed, &finished) {
+                        writer.note_altered(child.kind, &key, &changed);
+                    }
+                    applied.written.push((child.kind, child.name.clone()));
+                    changed
+                }
             }
             None => {
+                let entry = writer.create(child.kind, &key, parent, finish(parent, child)).await?;
                 applied.written.push((child.kind, child.name.clone()));
-                writer.create(child.kind, &key, parent, finished).await?
+                entry
             }
         };
         applied.live.insert((child.kind, child.name.clone()), entry);
@@ -246,6 +256,13 @@ fn drop_nulls(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
     }
+}
+
+/// Whether what was applied last is `finished`.
+fn has_hash(entry: &Entry, finished: &Value) -> bool {
+    let path = ["metadata", "annotations", names::ANNOTATION_APPLIED];
+    let hash = |value: &Value| path.iter().try_fold(value, |value, key| value.get(key)).cloned();
+    entry.value().is_ok_and(|live| hash(&live) == hash(finished))
 }
 
 /// Whether the cached object is what applying `finished` would make of it: the hash says that it was the last thing

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -296,33 +297,35 @@ fn is_ours(owner: &Value) -> bool {
         .is_some_and(|version| version.split('/').next() == Some(crate::api::GROUP))
 }
 
-/// The object's text without what no reconcile reads: managed fields, versions, what kubectl remembers, and the spec
-/// where only the status matters.
+/// The object's text without what no reconcile reads: the version, which is kept beside, and the spec where only the
+/// status matters.
 fn trimmed(kind: Kind, object: &Value) -> Option<Box<[u8]>> {
-    let members = object.as_object()?;
-    let kept: serde_json::Map<String, Value> = members
-        .iter()
-        .filter(|(key, _)| !(kind.keep() == Keep::ManagedStatus && key.as_str() == "spec"))
-        .map(|(key, value)| match (key.as_str(), value) {
-            ("metadata", Value::Object(meta)) => (key.clone(), Value::Object(trimmed_meta(meta))),
-            _ => (key.clone(), value.clone()),
-        })
-        .collect();
-    serde_json::to_vec(&kept).ok().map(Vec::into_boxed_slice)
+    let without: &[&str] = if kind.keep() == Keep::ManagedStatus { &["spec"] } else { &[] };
+    let object = Without { members: object.as_object()?, without, inside: "metadata" };
+    serde_json::to_vec(&object).ok().map(Vec::into_boxed_slice)
 }
 
-fn trimmed_meta(meta: &serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
-    const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-    meta.iter()
-        .filter(|(key, _)| !matches!(key.as_str(), "managedFields" | "resourceVersion" | "selfLink"))
-        .map(|(key, value)| match (key.as_str(), value) {
-            ("annotations", Value::Object(annotations)) => {
-                let kept = annotations.iter().filter(|(key, _)| *key != LAST_APPLIED);
-                (key.clone(), Value::Object(kept.map(|(key, value)| (key.clone(), value.clone())).collect()))
+/// Writes an object without some members, and its metadata without versions and managed fields.
+struct Without<'a> {
+    members: &'a serde_json::Map<String, Value>,
+    without: &'a [&'a str],
+    inside: &'a str,
+}
+
+impl Serialize for Without<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (key, value) in self.members.iter().filter(|(key, _)| !self.without.contains(&key.as_str())) {
+            match value {
+                Value::Object(members) if key == self.inside => {
+                    let without = &["managedFields", "resourceVersion"];
+                    map.serialize_entry(key, &Without { members, without, inside: "" })?;
+                }
+                _ => map.serialize_entry(key, value)?,
             }
-            _ => (key.clone(), value.clone()),
-        })
-        .collect()
+        }
+        map.end()
+    }
 }
 
 /// The caches of all kinds.

@@ -164,3 +164,119 @@ fn holder(lease: &Lease) -> Option<&str> {
 fn is_free(lease: &Lease) -> bool {
     holder(lease).is_none()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use http_body_util::BodyExt as _;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use crate::controllers::clock::SystemClock;
+
+    /// One Lease, and whether the API server answers.
+    #[derive(Clone, Default)]
+    struct Server {
+        lease: Arc<Mutex<Option<Value>>>,
+        away: Arc<AtomicBool>,
+    }
+
+    impl Server {
+        fn client(&self) -> Client {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: http::Request<Body>| {
+                let server = server.clone();
+                async move { server.answer(request).await }
+            });
+            Client::new(service, "default")
+        }
+
+        async fn answer(&self, request: http::Request<Body>) -> Result<http::Response<Body>, std::io::Error> {
+            if self.away.load(Ordering::SeqCst) {
+                return Err(std::io::Error::other("away"));
+            }
+            let method = request.method().clone();
+            let bytes = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+            let mut stored = self.lease.lock().unwrap();
+            let version = |value: &Value| value["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
+            let refuse = |code: u16| {
+                (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "", "reason": ""}))
+            };
+            let (code, body) = if method == http::Method::GET {
+                stored.clone().map_or_else(|| refuse(404), |lease| (200, lease))
+            } else {
+                let mut sent: Value = serde_json::from_slice(&bytes).unwrap();
+                let current = stored.as_ref().map(version);
+                let fits = match &current {
+                    None => method == http::Method::POST,
+                    Some(current) => method == http::Method::PUT && *current == version(&sent),
+                };
+                if fits {
+                    let next = current.and_then(|text| text.parse::<u64>().ok()).unwrap_or_default() + 1;
+                    sent["metadata"]["resourceVersion"] = json!(next.to_string());
+                    *stored = Some(sent.clone());
+                    (200, sent)
+                } else {
+                    refuse(409)
+                }
+            };
+            let response = http::Response::builder().status(code);
+            Ok(response.body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap())
+        }
+
+        fn start(&self, identity: &str) -> (Leadership, CancellationToken, tokio::task::JoinHandle<()>) {
+            let (leadership, stop) = (Leadership::follower(), CancellationToken::new());
+            let (client, guard, token, identity) =
+                (self.client(), leadership.clone(), stop.clone(), identity.to_owned());
+            let task = tokio::spawn(async move {
+                let (namespace, name) = ("n".to_owned(), "l".to_owned());
+                let clock = &SystemClock;
+                Election { client, namespace, name, identity, leadership: guard, clock }.run(token).await;
+            });
+            (leadership, stop, task)
+        }
+    }
+
+    async fn seconds(count: u64) {
+        tokio::time::sleep(Duration::from_secs(count)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_and_a_release_hands_over_at_once() {
+        let server = Server::default();
+        let (first, stop, task) = server.start("first");
+        seconds(1).await;
+        let (second, _stop, _task) = server.start("second");
+        seconds(60).await;
+        assert!(first.leads() && !second.leads());
+        stop.cancel();
+        task.await.unwrap();
+        assert!(!first.leads());
+        seconds(PERIOD.as_secs() + 1).await;
+        assert!(second.leads());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_without_an_api_server_stops_before_another_may_start() {
+        let server = Server::default();
+        let (first, _stop, task) = server.start("first");
+        seconds(1).await;
+        assert!(first.leads());
+        server.away.store(true, Ordering::SeqCst);
+        seconds(TRUST.as_secs()).await;
+        assert!(!first.leads(), "nobody renewed for longer than a renewal is trusted");
+        server.away.store(false, Ordering::SeqCst);
+        seconds(2 * PERIOD.as_secs()).await;
+        assert!(first.leads(), "the Lease is still its own");
+        task.abort();
+        let _ = task.await;
+        let (second, _stop, _task) = server.start("second");
+        seconds(DURATION.as_secs() - 2).await;
+        assert!(!second.leads());
+        seconds(2 * PERIOD.as_secs() + 2).await;
+        assert!(second.leads(), "a holder that vanished is replaced");
+    }
+}

@@ -21,7 +21,7 @@ use super::writer::OnChange;
 use crate::api::names;
 
 /// Objects in one page of a list: bounds the memory that a list of everything takes at a start.
-const PAGE: u32 = 100;
+const PAGE: u32 = 50;
 
 /// Watches one kind until dropped.
 pub(crate) async fn run(

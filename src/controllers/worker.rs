@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff;
 use super::cache::{Change, Entry};
-use super::error::Error;
+use super::error::{Error, REASON_NAME_CONFLICT};
 use super::kinds::{Key, Kind, Reference, Watched};
 use super::leadership::Leadership;
 use super::metrics::{ByController, ByResult, Metrics};
@@ -23,6 +23,8 @@ use super::schedule::Schedule;
 const CONCURRENT: usize = 8;
 /// Longest run of one reconcile.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Objects of others are not watched, so one that has a name of ours is looked for again after this time.
+const FOREIGN_RETRY: Duration = Duration::from_secs(30);
 /// Child events come in bursts (created, scheduled, started, ready); they are answered together.
 const CHILD_DEBOUNCE: Duration = Duration::from_millis(200);
 /// Changes of referenced objects are answered at once, but a batch of them together.
@@ -149,7 +151,8 @@ impl<C: Controller> Worker<C> {
             }
             Ok(()) | Err(Error::Waiting { .. } | Error::Stalled { .. }) => {
                 lock(&self.failures).remove(key);
-                let resync = backoff::resync(fastrand::f64());
+                let foreign = matches!(result, Err(error) if error.reason() == REASON_NAME_CONFLICT);
+                let resync = if foreign { FOREIGN_RETRY } else { backoff::resync(fastrand::f64()) };
                 next.again.map_or(resync, |again| again.min(resync))
             }
         };

@@ -1,7 +1,8 @@
 //! Every write to the API server goes through here: leadership is asked first, the answer goes into the caches, and
 //! it is counted.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use kube::core::ApiResource;
@@ -16,6 +17,7 @@ use super::kinds::{Key, Kind};
 use super::leadership::Leadership;
 use super::metrics::{ByWrite, Metrics};
 use super::raw::Raw;
+use crate::api::revision::short;
 
 /// A version that no stored object has: an apply with it creates, and fails where something exists.
 const NO_VERSION: &str = "1";
@@ -31,6 +33,7 @@ pub struct Writer {
     leadership: Leadership,
     metrics: Metrics,
     on_change: OnChange,
+    altered: Arc<Mutex<HashMap<(Kind, Key), String>>>,
 }
 
 impl Writer {
@@ -41,12 +44,28 @@ impl Writer {
         metrics: Metrics,
         on_change: OnChange,
     ) -> Self {
-        Self { client, caches, leadership, metrics, on_change }
+        Self { client, caches, leadership, metrics, on_change, altered: Arc::default() }
     }
 
     fn api(&self, kind: Kind, key: &Key) -> Api<Raw> {
         let resource: ApiResource = kind.resource();
         Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
+    }
+
+    /// Remembers that an object came back from an apply otherwise than it was sent: an admission webhook changed it,
+    /// or a field is unknown to this API server. Applying it again would change nothing, for ever.
+    pub(crate) fn note_altered(&self, kind: Kind, key: &Key, entry: &Entry) {
+        let content = content(entry);
+        let mut altered = self.altered.lock().unwrap_or_else(PoisonError::into_inner);
+        if altered.insert((kind, key.clone()), content).is_none() {
+            tracing::warn!(child = %kind, namespace = %key.namespace, child_name = %key.name, "the cluster changes what is applied (an admission webhook?); it is left so");
+        }
+    }
+
+    /// Whether the object is still as an apply left it, though not as it was sent.
+    pub(crate) fn is_altered(&self, kind: Kind, key: &Key, entry: &Entry) -> bool {
+        let altered = self.altered.lock().unwrap_or_else(PoisonError::into_inner);
+        altered.get(&(kind, key.clone())).is_some_and(|known| *known == content(entry))
     }
 
     fn count<T>(&self, kind: &'static str, verb: &'static str, result: &Result<T, kube::Error>) {
@@ -171,6 +190,17 @@ impl Writer {
             tracing::warn!(kind = %parent.kind, namespace = %parent.key.namespace, name = %parent.key.name, %error, "event not written");
         }
     }
+}
+
+/// What of an object an apply decides: everything but its status and the counters in its metadata.
+fn content(entry: &Entry) -> String {
+    let mut value = entry.value().unwrap_or_default();
+    let meta = value.get("metadata").map(|meta| json!([meta.get("uid"), meta.get("labels"), meta.get("annotations")]));
+    if let Some(members) = value.as_object_mut() {
+        members.remove("status");
+        members.insert("metadata".to_owned(), meta.unwrap_or_default());
+    }
+    short(&value.to_string(), 16)
 }
 
 fn controller_uid(object: &Value) -> Option<&str> {

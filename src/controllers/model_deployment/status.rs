@@ -17,11 +17,13 @@ use crate::api::names;
 use crate::controllers::apply::Applied;
 use crate::controllers::error::Error;
 use crate::controllers::events::Note;
+use crate::controllers::kinds::Kind;
 use crate::controllers::pipeline::{Stage, Verdict, View};
 use crate::controllers::workload::Counts;
 
 /// Conditions in the order in which they are shown.
 const ORDER: [&str; 7] = ["Ready", "Reconciling", "Stalled", "Accepted", "ModelCached", "Available", "UpToDate"];
+const NOT_STUCK: &str = "nothing needs a change of the spec";
 /// Given-up revisions that are remembered.
 const REMEMBERED: usize = 10;
 
@@ -81,7 +83,7 @@ fn failed(error: &Error) -> Vec<Observation> {
         Error::Waiting { .. } => vec![
             Observation::no("Ready", reason, message.as_str()),
             Observation::yes("Reconciling", reason, message.as_str()),
-            Observation::no("Stalled", reasons::FINE, ""),
+            Observation::no("Stalled", reasons::FINE, NOT_STUCK),
             Observation::no("Accepted", reason, message.as_str()),
         ],
         // What serves goes on serving; only the operator cannot work on it.
@@ -107,9 +109,10 @@ impl Facts<'_> {
         status.url = self.object.spec.external.as_ref().map(|external| external.base_url.clone());
         self.revisions(&mut status);
         (status.replicas, status.download, status.resolved_model) = (None, None, None);
-        let fine = Observation::no("Stalled", reasons::FINE, "");
-        let accepted = Observation::yes("Accepted", reasons::ACCEPTED, "");
-        let up_to_date = Observation::yes("UpToDate", reasons::EXTERNAL, "");
+        let fine = Observation::no("Stalled", reasons::FINE, NOT_STUCK);
+        let accepted =
+            Observation::yes("Accepted", reasons::ACCEPTED, "the spec is valid and what it refers to exists");
+        let up_to_date = Observation::yes("UpToDate", reasons::EXTERNAL, "the provider runs the model");
         let (observed, again) = match &self.fetched.provider {
             Provider::Unknown => {
                 // The answer comes within seconds; until then nothing new is known.
@@ -124,7 +127,7 @@ impl Facts<'_> {
             Provider::Reachable => (
                 vec![
                     Observation::yes("Ready", reasons::SERVING, "the provider answers"),
-                    Observation::no("Reconciling", reasons::DONE, ""),
+                    Observation::no("Reconciling", reasons::DONE, "nothing is left to do"),
                     fine,
                     accepted,
                     Observation::yes("Available", reasons::SERVING, "the provider answers"),
@@ -191,10 +194,17 @@ impl Facts<'_> {
         status.rejected_revisions = rejected.into_iter().skip(forgotten).collect();
     }
 
+    /// Counts of a revision as the build saw them, so that both say the same; what was changed since counts as new.
     fn counts(&self, revision: Option<&str>) -> Option<Counts> {
-        let name = self.object.metadata.name.as_deref().unwrap_or_default();
-        let live: Option<Deployment> = self.applied.live(&names::model_revision(name, revision?)).ok()?;
-        live.as_ref().map(Counts::of)
+        let name = names::model_revision(self.object.metadata.name.as_deref().unwrap_or_default(), revision?);
+        let written = self.applied.written.iter().any(|(kind, child)| *kind == Kind::Deployment && *child == name);
+        match self.fetched.deployments.get(revision?) {
+            Some(seen) if !written => Some(Counts::of(seen)),
+            _ => {
+                let live: Option<Deployment> = self.applied.live(&name).ok()?;
+                live.as_ref().map(Counts::of)
+            }
+        }
     }
 
     fn replicas(&self, status: &mut ModelDeploymentStatus, counts: Option<Counts>) {
@@ -266,14 +276,18 @@ impl Facts<'_> {
         let mut observed = vec![
             Observation { kind: "Ready", status: Some(ready), reason, message: message.clone() },
             if ready || stalled || zero {
-                Observation::no("Reconciling", if stalled { reason } else { reasons::DONE }, "")
+                Observation::no(
+                    "Reconciling",
+                    if stalled { reason } else { reasons::DONE },
+                    if stalled { "waiting for a change of the spec" } else { "nothing is left to do" },
+                )
             } else {
                 Observation::yes("Reconciling", reason, message.as_str())
             },
             if stalled {
                 Observation::yes("Stalled", reason, message.as_str())
             } else {
-                Observation::no("Stalled", reasons::FINE, "")
+                Observation::no("Stalled", reasons::FINE, NOT_STUCK)
             },
         ];
         observed.push(match &self.notes.fault {
@@ -281,16 +295,16 @@ impl Facts<'_> {
             Some(error) if self.notes.target.is_none() => {
                 Observation::no("Accepted", error.reason(), error.to_string())
             }
-            _ => Observation::yes("Accepted", reasons::ACCEPTED, ""),
+            _ => Observation::yes("Accepted", reasons::ACCEPTED, "the spec is valid and what it refers to exists"),
         });
         if self.object.spec.model.as_ref().is_some_and(|model| model.source.is_some()) {
             observed.push(if !cached {
                 let reason = self.notes.trouble.as_ref().map_or(reasons::DOWNLOADING, |trouble| trouble.reason);
                 Observation::no("ModelCached", reason, "the model file is not complete in the cache volume")
             } else if self.notes.downloads {
-                Observation::yes("ModelCached", reasons::CACHED, "")
+                Observation::yes("ModelCached", reasons::CACHED, "the model file is in the cache volume")
             } else {
-                Observation::yes("ModelCached", reasons::MOUNTED, "")
+                Observation::yes("ModelCached", reasons::MOUNTED, "the volume with the model is mounted")
             });
         }
         observed.push(if self.notes.routed.is_some() && serving.is_some_and(|counts| counts.ready > 0) {
@@ -300,7 +314,7 @@ impl Facts<'_> {
             Observation::no("Available", reasons::NOT_SERVING, "no replica answers")
         });
         observed.push(if is_current {
-            Observation::yes("UpToDate", reasons::UP_TO_DATE, "")
+            Observation::yes("UpToDate", reasons::UP_TO_DATE, format!("revision {revision} is what the spec asks for"))
         } else if self.notes.fault.is_some() || self.notes.rejected.is_some() {
             Observation::no(
                 "UpToDate",

@@ -74,9 +74,8 @@ fn verdict(trouble: Trouble) -> Verdict {
                 Some(reasons::DOWNLOAD_STALLED) => reasons::DOWNLOAD_STALLED,
                 _ => reasons::DOWNLOAD_FAILED,
             };
-            let advice = if hopeless { "; correct spec.model.source.http (url or sha256)" } else { "" };
             // A server that is away may come back: the download goes on where it stopped.
-            Verdict { reason, message: format!("{message}{advice}"), hopeless, restarts, outside: !hopeless }
+            Verdict { reason, message, hopeless, restarts, outside: !hopeless }
         }
         Cause::InitFailed { .. } => plain(reasons::MODEL_LOAD_FAILED, message, false),
         Cause::OutOfMemory => plain(

@@ -170,7 +170,9 @@ impl Engine<'_> {
             status.rejected_revisions.push(rejected.clone());
             record = Some(status);
         }
-        let mut desired = Vec::new();
+        // The Service first: its name is the one that another object may have, which must show before anything runs.
+        let selected = notes.serving.as_deref().unwrap_or(&wanted);
+        let mut desired = vec![Desired::new(&self.service(selected))?];
         let runs: Vec<&String> = revisions
             .keys()
             .filter(|revision| {
@@ -190,8 +192,6 @@ impl Engine<'_> {
                 desired.push(self.deployment(revision, stored)?);
             }
         }
-        let selected = notes.serving.as_deref().unwrap_or(&wanted);
-        desired.push(Desired::new(&self.service(selected))?);
         let removals = self.removals(&wanted, stable, shift, stop_first, &mut notes);
         Ok(Plan { record, desired, removals, notes })
     }
