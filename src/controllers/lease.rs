@@ -203,7 +203,8 @@ mod tests {
             let mut stored = self.lease.lock().unwrap();
             let version = |value: &Value| value["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
             let refuse = |code: u16| {
-                (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "", "reason": ""}))
+                let reason = if code == 404 { "NotFound" } else { "Conflict" };
+                (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "", "reason": reason}))
             };
             let (code, body) = if method == http::Method::GET {
                 stored.clone().map_or_else(|| refuse(404), |lease| (200, lease))
