@@ -1,11 +1,12 @@
 //! `llmops validate`: checks manifests offline, by the rules of the cluster.
 //!
-//! Per object, in this order: YAML, the schema of the CRD (types, unknown fields, limits), the CRD's CEL rules, and
-//! the values that only the typed form knows. A later stage runs only when the earlier ones found nothing, because its
+//! Per object, in this order: YAML, the schema of the CRD (types, unknown fields, limits), the CRD's CEL rules, the
+//! values that only the typed form knows, and what the controllers refuse, such as a template with an undefined variable. A later stage runs only when the earlier ones found nothing, because its
 //! complaints would be consequences.
 
 mod documents;
 mod locate;
+mod rules;
 mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -194,20 +195,24 @@ impl Checker {
             }
             return;
         }
-        let typed = match kind {
-            "ModelDeployment" => decode::<ModelDeployment>(value),
-            "RagIndex" => decode::<RagIndex>(value),
-            "PromptFlow" => decode::<PromptFlow>(value),
-            _ => decode::<Evaluation>(value),
+        let found = match kind {
+            "ModelDeployment" => decode::<ModelDeployment>(value).map(|_| Vec::new()),
+            "RagIndex" => decode::<RagIndex>(value).map(|index| rules::of_index(&index.spec)),
+            "PromptFlow" => decode::<PromptFlow>(value).map(|flow| rules::of_flow(&flow.spec)),
+            _ => decode::<Evaluation>(value).map(|_| Vec::new()),
         };
-        if let Err((path, message)) = typed {
-            outcome.problems.push(problem(&schema::parse_path(&path), message));
+        match found {
+            Err((path, message)) => outcome.problems.push(problem(&schema::parse_path(&path), message)),
+            Ok(found) => outcome.problems.extend(found.into_iter().map(|fault| Problem {
+                field: fault.field,
+                ..problem(&schema::parse_path(&fault.place), fault.message)
+            })),
         }
     }
 }
 
-fn decode<T: DeserializeOwned>(value: &Value) -> Result<(), (String, String)> {
-    serde_path_to_error::deserialize::<_, T>(value).map(drop).map_err(|error| {
+fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
+    serde_path_to_error::deserialize::<_, T>(value).map_err(|error| {
         let path = error.path().to_string();
         (if path == "." { String::new() } else { path }, error.into_inner().to_string())
     })
