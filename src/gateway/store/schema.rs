@@ -81,5 +81,7 @@ pub(super) fn configure(connection: &Connection) -> Result<(), StoreError> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // The container's root is read-only and has no /tmp: large sorts must not look for a place on disk.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(())
 }
