@@ -271,10 +271,13 @@ fn good_objects_pass() {
     assert_eq!(problems(&custom), Vec::<String>::new());
 }
 
+/// Kind, changes of the good object, and the message that must come.
+type Broken = (&'static str, Vec<(&'static str, Value)>, &'static str);
+
 /// Every CEL rule is broken once; the message says what to do.
 #[test]
 fn each_rule_refuses_what_it_is_for() {
-    let cases: Vec<(&str, Vec<(&str, Value)>, &str)> = vec![
+    let cases: Vec<Broken> = vec![
         ("ModelDeployment", vec![("/metadata/name", json!("a".repeat(41)))], "metadata.name must have at most 40"),
         ("RagIndex", vec![("/metadata/name", json!("a.b"))], "metadata.name must have at most 40"),
         ("PromptFlow", vec![("/metadata/name", json!("-a"))], "metadata.name must have at most 40"),
