@@ -8,7 +8,10 @@
 
 mod apiserver;
 mod cluster;
+mod evaluation;
 mod model_deployment;
+mod prompt_flow;
+mod rag_index;
 mod scenario;
 mod semantics;
 mod snapshot;

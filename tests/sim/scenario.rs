@@ -107,24 +107,24 @@ pub fn with_each(scenario: &Scenario, seed: u64, kind: FaultKind) {
     let plain = clean(scenario, seed);
     assert!(plain.requests > 0, "{}: the operator wrote nothing:\n{}", scenario.name, plain.timeline);
     let mut failures = Vec::new();
+    let mut first = None;
     for at in 1..=plain.requests {
         let run = run(scenario, seed, Some(Fault { at, kind }));
         let mut faults = run.faults;
         faults.extend(snapshot::differences(&plain.end, &run.end));
         if !faults.is_empty() {
-            failures.push(format!(
-                "{kind:?} at write {at} of {}:\n  {}\n{}",
-                plain.requests,
-                faults.join("\n  "),
-                run.timeline
-            ));
+            failures.push(format!("at write {at}:\n  {}", faults.join("\n  ")));
+            first.get_or_insert(run.timeline);
         }
     }
-    if let Some(first) = failures.first() {
-        let number = failures.len();
+    if let Some(timeline) = first {
         panic!(
-            "{}, seed {seed}: {number} of {} plans fail; the first:\n{first}\nwithout the fault:\n{}",
-            scenario.name, plain.requests, plain.timeline
+            "{}, seed {seed}, {kind:?}: {} of {} plans fail\n{}\nthe first:\n{timeline}\nwithout the fault:\n{}",
+            scenario.name,
+            failures.len(),
+            plain.requests,
+            failures.join("\n"),
+            plain.timeline
         );
     }
 }

@@ -28,7 +28,10 @@ pub fn take(server: &ApiServer) -> Snapshot {
     }
     // Names and addresses of pods are made up: they count by owner.
     let mut by_owner: BTreeMap<String, usize> = BTreeMap::new();
-    for pod in objects.iter().filter(|object| object["kind"] == "Pod") {
+    let mut pods: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "Pod").collect();
+    // In the order in which they were made.
+    pods.sort_by_key(|pod| text(pod, "/metadata/uid").to_owned());
+    for pod in pods {
         let prefix = text(pod, "/metadata/generateName").to_owned();
         let number = by_owner.entry(prefix.clone()).or_default();
         *number += 1;

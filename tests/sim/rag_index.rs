@@ -1,0 +1,159 @@
+//! RagIndexes.
+
+use llmops::api::revision::{canonical, short};
+use llmops::indexer::job::{BuildPlan, BuildReport, PLAN_ENV};
+use serde_json::{Value, json};
+
+use crate::apiserver::session::FaultKind;
+use crate::cluster::containers::Run;
+use crate::cluster::{holds, text};
+use crate::scenario::{self, Scenario};
+use crate::world::World;
+
+const DOCS: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: docs}, data: {a.md: 'All good.'}}";
+
+const INDEX: &str = "
+apiVersion: llmops.dev/v1alpha1
+kind: RagIndex
+metadata: {name: handbook}
+spec:
+  sources: [{name: docs, configMap: {name: docs}}]
+";
+
+/// What a builder would report of a plan: the same content has the same name, and bad documents do not pass.
+pub fn build(pod: &Value, documents: &str) -> Option<Run> {
+    let variables = pod.pointer("/spec/containers/0/env")?.as_array()?;
+    let plan = variables.iter().find(|variable| variable["name"] == PLAN_ENV)?["value"].as_str()?;
+    let plan: BuildPlan = serde_json::from_str(plan).expect("the plan is one");
+    let inputs = plan.inputs(None).expect("a plan has a hash");
+    let passed = !documents.contains("bad");
+    let report = BuildReport {
+        generation: Some(format!("{}-{}", plan.index, short(&inputs, 10))),
+        digest: Some(format!("sha256:{}", short(&canonical(&inputs).ok()?, 64))),
+        passed,
+        reason: (!passed).then(|| "QualityBelowGate".to_owned()),
+        message: if passed { String::new() } else { "recall is below spec.gates".to_owned() },
+        documents: serde_json::from_value(json!({
+            "scanned": 1, "added": 1, "modified": 0, "deleted": 0, "unchanged": 0, "skipped": 0, "failed": 0,
+        }))
+        .ok()?,
+        failures: Vec::new(),
+        chunks: 1,
+        bytes: 10,
+        embedding: None,
+        quality: Vec::new(),
+    };
+    Some(Run::succeeds(serde_json::to_string(&report).ok()?))
+}
+
+/// Builders that read the ConfigMap `docs`; the first attempt of each Job fails when asked for.
+pub fn with_builders(world: &World, stumble: bool) {
+    let server = world.server.clone();
+    world.pods(move |pod, _, _| {
+        let docs = server.get("ConfigMap", "default", "docs").map(|map| map["data"].to_string()).unwrap_or_default();
+        let run = build(pod, &docs)?;
+        let job = text(pod, "/metadata/labels/job-name");
+        let earlier = server.list("Pod").iter().filter(|other| text(other, "/metadata/labels/job-name") == job).count();
+        Some(if stumble && earlier == 1 { Run::fails(1, "") } else { run })
+    });
+}
+
+fn index(world: &World) -> Value {
+    world.get("RagIndex", "handbook").expect("the index is there").as_ref().clone()
+}
+
+fn assert_ready(world: &World) {
+    let index = index(world);
+    assert!(holds(&index, "Ready"), "{}\n{}", index["status"], world.timeline());
+    assert!(!holds(&index, "Reconciling") && !holds(&index, "Stalled"), "{}", index["status"]);
+    assert_eq!(index["status"]["observedGeneration"], index["metadata"]["generation"]);
+}
+
+fn active(world: &World) -> String {
+    text(&index(world), "/status/active/name").to_owned()
+}
+
+/// Waits for its documents, is built, follows a change, keeps what serves when a change does not pass.
+const LIFE: Scenario = Scenario {
+    name: "an index lives",
+    setup: |world| {
+        with_builders(world, true);
+        world.apply(INDEX);
+    },
+    steps: &[
+        |world| {
+            assert!(!holds(&index(world), "Ready"));
+            world.apply(DOCS);
+        },
+        |world| {
+            assert_ready(world);
+            world.apply(&DOCS.replace("All good.", "Better."));
+        },
+        |world| {
+            assert_ready(world);
+            world.apply(&DOCS.replace("All good.", "A bad change."));
+        },
+        |world| {
+            let index = index(world);
+            assert!(holds(&index, "Ready"), "{}", index["status"]);
+            assert_eq!(index["status"]["rejectedGenerations"][0]["reason"], "QualityBelowGate", "{}", index["status"]);
+            assert!(!active(world).is_empty());
+            world.apply(&DOCS.replace("All good.", "Good again."));
+        },
+        |world| {
+            assert_ready(world);
+            assert_eq!(world.server.list("Deployment").len(), 1, "{}", world.timeline());
+        },
+    ],
+};
+
+/// Children are deleted and come back; then the index goes with all of them.
+const HEAL: Scenario = Scenario {
+    name: "children of an index come back",
+    setup: |world| {
+        with_builders(world, false);
+        world.apply(DOCS);
+        world.apply(INDEX);
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            for kind in ["Deployment", "Service", "Job"] {
+                for child in world.server.list(kind) {
+                    world.server.delete("stranger", &child, &json!({"propagationPolicy": "Background"}));
+                }
+            }
+        },
+        |world| {
+            assert_ready(world);
+            assert_eq!(world.server.list("Service").len(), 1);
+            world.delete("RagIndex", "handbook");
+        },
+        |world| {
+            for kind in ["Deployment", "Service", "Job", "PersistentVolumeClaim", "ControllerRevision", "Pod"] {
+                assert_eq!(world.server.list(kind).len(), 0, "{kind}");
+            }
+        },
+    ],
+};
+
+const ALL: [&Scenario; 2] = [&LIFE, &HEAL];
+
+#[test]
+fn comes_to_rest_and_stays_at_rest() {
+    for scenario in ALL {
+        for seed in 1..=2 {
+            scenario::clean(scenario, seed);
+        }
+    }
+}
+
+#[test]
+fn a_crash_after_any_write_changes_nothing() {
+    ALL.iter().for_each(|scenario| scenario::with_each(scenario, 1, FaultKind::CrashAfter));
+}
+
+#[test]
+fn a_lost_answer_to_any_write_changes_nothing() {
+    scenario::with_each(&LIFE, 2, FaultKind::ReplyLost);
+}
