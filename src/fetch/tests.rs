@@ -292,3 +292,37 @@ async fn progress_is_served_as_json() {
     progress.set_total(Some(10));
     assert_eq!(get().await, r#"{"bytes":5,"totalBytes":10}"#);
 }
+
+#[tokio::test]
+async fn the_process_says_how_it_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, shared) = start(site(&[])).await;
+    let right = hex::encode(Sha256::digest(&shared.lock().unwrap().file));
+    let log = folder.path().join("termination");
+    let args = |path: &str, sha256: &str| super::Args {
+        url: format!("http://{address}{path}"),
+        sha256: sha256.to_owned(),
+        out: folder.path().join("cache/model.gguf"),
+        progress_listen: Some("127.0.0.1:0".parse().unwrap()),
+        stall_timeout: Duration::from_secs(60),
+        token: Some(String::new()),
+        termination: crate::termination::TerminationLog { termination_log: log.clone() },
+    };
+    let said = || serde_json::from_str::<serde_json::Value>(&std::fs::read_to_string(&log).unwrap()).unwrap();
+    assert_eq!(super::run(args("/model.gguf", &"1".repeat(64))).await, std::process::ExitCode::from(42));
+    assert_eq!(said()["reason"], "DigestMismatch");
+    assert_eq!(super::run(args("/loop", &right)).await, std::process::ExitCode::FAILURE);
+    assert_eq!(said()["reason"], "DownloadFailed");
+    assert_eq!(super::run(args("/model.gguf", &right)).await, std::process::ExitCode::SUCCESS);
+    assert!(!shared.lock().unwrap().requests[0].contains_key("authorization"), "an empty token is none");
+}
+
+#[test]
+fn arguments_are_checked() {
+    assert_eq!(super::sha256(&"AB".repeat(32)).unwrap(), "ab".repeat(32));
+    assert!(super::sha256("abc").is_err());
+    assert_eq!(super::positive_duration("1m30s").unwrap(), Duration::from_secs(90));
+    for wrong in ["0s", "-5s", "5", "soon"] {
+        assert!(super::positive_duration(wrong).is_err(), "{wrong}");
+    }
+}
