@@ -52,8 +52,7 @@ impl FakeCluster {
         ])?;
         let mut config = Kubeconfig::read_from(self.folder.join("kubeconfig"))?;
         for user in &mut config.auth_infos {
-            let mut info = kube::config::AuthInfo::default();
-            info.token = Some(token.trim().to_owned().into());
+            let info = kube::config::AuthInfo { token: Some(token.trim().to_owned().into()), ..Default::default() };
             user.auth_info = Some(info);
         }
         let path = self.folder.join("controller-kubeconfig");

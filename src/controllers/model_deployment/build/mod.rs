@@ -178,7 +178,7 @@ impl Engine<'_> {
             .filter(|revision| {
                 let is_wanted = **revision == wanted;
                 let drained = !is_wanted && (shift || stop_first);
-                !drained && !(is_wanted && notes.stopping_previous)
+                !(drained || is_wanted && notes.stopping_previous)
             })
             .collect();
         for (revision, stored) in &revisions {
