@@ -6,7 +6,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 GO ?= go
-TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# Where cargo builds; a configuration of the user's may say so.
+TARGET := $(or $(CARGO_TARGET_DIR),$(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'),$(CURDIR)/target)
 MODELS := $(CURDIR)/.models
 
 export DEVCLUSTER_BIN := $(or $(DEVCLUSTER_BIN),$(CURDIR)/.quickstart/bin/devcluster)

@@ -4,7 +4,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=$ROOT/.quickstart
 CLUSTER=$STATE/cluster
 DEVCLUSTER=$STATE/bin/devcluster
-LLMOPS=${LLMOPS_BIN:-${CARGO_TARGET_DIR:-$ROOT/target}/debug/llmops}
+# `run` notes where cargo builds, which a configuration of the user's may change.
+LLMOPS=${LLMOPS_BIN:-$(cat "$STATE/target" 2>/dev/null || echo "${CARGO_TARGET_DIR:-$ROOT/target}")/debug/llmops}
 export LLMOPS_MODELS_DIR=$ROOT/.models
 SYSTEM=llmops-system
 NAMESPACE=quickstart
