@@ -34,13 +34,13 @@ class Cluster:
         told = self.process.stdout.readline()
         port = re.search(r":(\d+)", told)
         if not port:
-            self.process.terminate()
+            self.process.kill()
             fail("the cluster does not answer; run `make quickstart`")
         self.address = f"http://127.0.0.1:{port[1]}"
         return self
 
     def __exit__(self, *_):
-        self.process.terminate()
+        self.process.kill()
         self.process.wait()
 
     def get(self, path):

@@ -122,6 +122,8 @@ func passThrough(o *options, name, short string, run func([]string) int) *cobra.
 			if err := os.Setenv("KUBECONFIG", layout.Kubeconfig()); err != nil {
 				return err
 			}
+			// kubectl and helm handle signals themselves, or end by them.
+			signal.Reset(os.Interrupt, syscall.SIGTERM)
 			if code := run(args); code != 0 {
 				return exitCode(code)
 			}
