@@ -25,6 +25,8 @@ pub struct Cluster {
     server: ApiServer,
     pods: Pods,
     deployments: deployments::Memory,
+    /// What the Deployment controller last saw, and when something is due by itself.
+    rolled: (u64, usize, Option<Instant>),
     jobs: jobs::Memory,
 }
 
@@ -35,6 +37,7 @@ impl Cluster {
             server: server.clone(),
             pods: Pods::new(behaviour),
             deployments: deployments::Memory::default(),
+            rolled: (0, 0, None),
             jobs: jobs::Memory::default(),
         };
         tokio::spawn(cluster.run());
@@ -59,10 +62,26 @@ impl Cluster {
     fn step(&mut self) -> Option<Instant> {
         collector::step(&self.server);
         volumes::step(&self.server);
-        let deployments = deployments::step(&self.server, &mut self.deployments);
+        let (version, count) = self.workloads();
+        let (seen, known, due) = self.rolled;
+        if (seen, known) != (version, count) || due.is_some_and(|due| Instant::now() >= due) {
+            self.rolled = (version, count, deployments::step(&self.server, &mut self.deployments));
+        }
+        let deployments = self.rolled.2;
         let jobs = jobs::step(&self.server, &mut self.jobs);
         let pods = self.pods.step(&self.server);
         [deployments, jobs, pods].into_iter().flatten().min()
+    }
+}
+
+impl Cluster {
+    /// Newest version and number of the objects on which the Deployment controller works.
+    fn workloads(&self) -> (u64, usize) {
+        let inner = self.server.lock();
+        let all =
+            ["deployments.apps", "replicasets.apps", "pods"].into_iter().flat_map(|kind| inner.store.list(kind, ""));
+        let versions = all.map(|(_, object)| text(object, "/metadata/resourceVersion").parse().unwrap_or(0));
+        versions.fold((0, 0), |(newest, count), version: u64| (newest.max(version), count + 1))
     }
 }
 

@@ -47,6 +47,8 @@ struct Pod {
     address: String,
     started_at: String,
     stop: Option<Instant>,
+    /// Version of the pod when it was last looked at, and when it moves by itself.
+    seen: (Value, Option<Instant>),
 }
 
 /// The node.
@@ -104,10 +106,15 @@ impl Pods {
                 address: format!("127.90.{}.{}", self.addresses / 250, self.addresses % 250 + 1),
                 started_at: clock.clone(),
                 stop: None,
+                seen: (Value::Null, None),
             };
             self.running.insert(uid.to_owned(), new);
         }
         let state = self.running.get_mut(uid)?;
+        let version = &pod["metadata"]["resourceVersion"];
+        if state.seen.0 == *version && state.seen.1.is_none_or(|due| now < due) {
+            return state.seen.1;
+        }
         if is_going(pod) {
             let at = *state.stop.get_or_insert(now + Duration::from_secs(1));
             if now < at {
@@ -121,6 +128,7 @@ impl Pods {
         let next = advance(state, pod, &behaviour, now, &clock);
         drop(behaviour);
         let status = status(state, pod, now, &clock);
+        state.seen = (version.clone(), next);
         server.change("kubelet", pod, Some("status"), |pod| pod["status"] = status);
         next
     }
