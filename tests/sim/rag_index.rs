@@ -150,7 +150,12 @@ fn comes_to_rest_and_stays_at_rest() {
 
 #[test]
 fn a_crash_after_any_write_changes_nothing() {
-    ALL.iter().for_each(|scenario| scenario::with_each(scenario, 1, FaultKind::CrashAfter));
+    scenario::with_each(&LIFE, 1, FaultKind::CrashAfter);
+}
+
+#[test]
+fn a_crash_after_any_write_hinders_no_healing() {
+    scenario::with_each(&HEAL, 1, FaultKind::CrashAfter);
 }
 
 #[test]

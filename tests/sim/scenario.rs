@@ -80,12 +80,32 @@ fn always(world: &World, faults: &mut Vec<String>) {
         if write.key.resource.ends_with(llmops::api::GROUP) && write.subresource.as_deref() != Some("status") {
             faults.push(format!("a write of a user's object: {write}"));
         }
-        if let Some(fault) = wrong_status(&write) {
+        if let Some(fault) = wrong_status(&write).or_else(|| taken_down_early(world, &write)) {
             faults.push(fault);
         }
     }
     let warnings = world.server.lock().warnings.clone();
     faults.extend(warnings.into_iter().map(|warning| format!("a warning of the API server: {warning}")));
+}
+
+/// What still gets traffic by its owner's status is not taken down.
+fn taken_down_early(world: &World, write: &WriteRecord) -> Option<String> {
+    let serves = matches!(write.key.resource.as_str(), "deployments.apps" | "controllerrevisions.apps");
+    if write.verb != "delete" || !write.changed || !serves {
+        return None;
+    }
+    let inner = world.server.lock();
+    let log = inner.store.since(0)?;
+    let gone = log.iter().find(|change| change.version == write.version)?.before.clone()?;
+    let owner = &gone["metadata"]["ownerReferences"][0]["uid"];
+    let revision = &gone["metadata"]["labels"]["llmops.dev/revision"];
+    let earlier = log.iter().rev().filter(|change| change.version < write.version);
+    let owner =
+        earlier.filter_map(|change| change.after.as_ref()).find(|object| object["metadata"]["uid"] == *owner)?;
+    let traffic = owner["status"]["traffic"].as_array()?;
+    let served =
+        traffic.iter().any(|one| one["revision"] == *revision) || owner["status"]["active"]["name"] == *revision;
+    served.then(|| format!("taken down while its owner's status still sends it traffic: {write}"))
 }
 
 /// A patch of a status that holds anything but the status and the version that it is for.

@@ -53,6 +53,8 @@ pub struct WriteRecord {
     pub code: u16,
     /// What was sent.
     pub body: Value,
+    /// Version of the store after it.
+    pub version: u64,
 }
 
 impl std::fmt::Display for WriteRecord {
@@ -226,6 +228,7 @@ impl ApiServer {
             changed,
             code,
             body: Value::Null,
+            version: inner.store.version(),
         };
         // The cluster's controllers look at everything each time: only what they change is worth a line.
         if changed || code >= 400 {

@@ -272,6 +272,7 @@ impl SimService {
             changed,
             code,
             body,
+            version: inner.store.version(),
         };
         inner.writes.push(record);
     }
