@@ -62,7 +62,7 @@ impl Controller {
         let enough = |text: &str| {
             let sum: f64 = text
                 .lines()
-                .filter(|line| line.starts_with("llmops_reconciles_total"))
+                .filter(|line| line.starts_with("llmops_controller_reconciles_total"))
                 .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
                 .sum();
             sum >= count as f64

@@ -56,9 +56,17 @@ impl Cluster {
             anyhow::Ok(Client::try_from(config)?)
         })?;
         let mut cluster = Self { folder, runtime, client, key: String::new() };
-        cluster.install()?;
-        cluster.key = samples::api_key(&cluster)?;
-        Ok(cluster)
+        match cluster.install().and_then(|()| samples::api_key(&cluster)) {
+            Ok(key) => {
+                cluster.key = key;
+                Ok(cluster)
+            }
+            Err(error) => {
+                let error = error.context(cluster.diagnosis());
+                cluster.remove();
+                Err(error)
+            }
+        }
     }
 
     fn install(&self) -> Result<()> {

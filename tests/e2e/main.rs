@@ -22,13 +22,16 @@ fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // The tests share one cluster and two cores: they run one after the other, in this file's order.
     arguments.test_threads = Some(1);
-    let shared: Arc<OnceLock<Cluster>> = Arc::default();
+    // A cluster that does not start fails every test at once, with the same words.
+    let shared: Arc<OnceLock<Result<Cluster, String>>> = Arc::default();
     let trials = cases::ALL
         .iter()
         .map(|case| {
             let shared = shared.clone();
             Trial::test(case.name, move || {
-                let cluster = shared.get_or_init(|| Cluster::start().expect("the cluster must start"));
+                let cluster = shared
+                    .get_or_init(|| Cluster::start().map_err(|error| format!("the cluster did not start: {error:#}")))
+                    .as_ref()?;
                 (case.run)(cluster).map_err(|error| {
                     eprintln!("{}", cluster.diagnosis());
                     format!("{error:#}").into()
@@ -37,7 +40,7 @@ fn main() -> std::process::ExitCode {
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if let Some(cluster) = Arc::into_inner(shared).and_then(OnceLock::into_inner) {
+    if let Some(Ok(cluster)) = Arc::into_inner(shared).and_then(OnceLock::into_inner) {
         cluster.remove();
     }
     conclusion.exit_code()

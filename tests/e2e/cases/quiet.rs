@@ -13,7 +13,7 @@ use crate::{audit, wait};
 /// Objects of our kinds in the samples' namespace.
 const KINDS: [&str; 4] = ["modeldeployments", "ragindexes", "promptflows", "evaluations"];
 
-/// Sum of `llmops_reconciles_total` as the controller's pod exposes it.
+/// Sum of `llmops_controller_reconciles_total` as the controller's pod exposes it.
 async fn reconciles(cluster: &Cluster) -> Result<Option<f64>> {
     let pods: Api<Pod> = Api::namespaced(cluster.client(), SYSTEM);
     let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/component=controller")).await?;
@@ -22,7 +22,7 @@ async fn reconciles(cluster: &Cluster) -> Result<Option<f64>> {
         let text = reqwest::get(format!("http://{address}:9090/metrics")).await?.text().await?;
         let sum = text
             .lines()
-            .filter(|line| line.starts_with("llmops_reconciles_total"))
+            .filter(|line| line.starts_with("llmops_controller_reconciles_total"))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum();
         return Ok(Some(sum));
