@@ -10,6 +10,7 @@ use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
 use llmops::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Conditions of our kinds, and the generation that the status describes.
@@ -67,7 +68,12 @@ where
     let found = tokio::time::timeout(limit, search).await;
     match found {
         Ok(Some(object)) => Ok(object),
-        _ => bail!("{} {namespace}/{name}: not {what} within {limit:?}; last seen: {last:#?}", K::kind(&())),
+        _ => {
+            let status =
+                last.map(|object| serde_json::to_value(object).map(|value| value["status"].clone())).transpose()?;
+            let seen = serde_json::to_string_pretty(&status)?;
+            bail!("{} {namespace}/{name}: not {what} within {limit:?}; last seen: {seen}", K::kind(&()))
+        }
     }
 }
 

@@ -7,6 +7,8 @@ pub(crate) const DOWNLOADING: &str = "Downloading";
 pub(crate) const DOWNLOAD_STALLED: &str = "DownloadStalled";
 pub(crate) const DOWNLOAD_FAILED: &str = "DownloadFailed";
 pub(crate) const DIGEST_MISMATCH: &str = "DigestMismatch";
+/// Reasons for which a revision is given up because its model file cannot be had.
+pub(crate) const OF_DOWNLOADS: [&str; 3] = [DOWNLOAD_STALLED, DOWNLOAD_FAILED, DIGEST_MISMATCH];
 pub(crate) const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
 pub(crate) const INSUFFICIENT_ACCELERATORS: &str = "InsufficientAccelerators";
 pub(crate) const UNSCHEDULABLE: &str = "Unschedulable";

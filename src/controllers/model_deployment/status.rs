@@ -298,7 +298,10 @@ impl Facts<'_> {
             _ => Observation::yes("Accepted", reasons::ACCEPTED, "the spec is valid and what it refers to exists"),
         });
         if self.object.spec.model.as_ref().is_some_and(|model| model.source.is_some()) {
-            observed.push(if !cached {
+            let given_up = self.notes.fault.as_ref().filter(|fault| reasons::OF_DOWNLOADS.contains(&fault.reason()));
+            observed.push(if let Some(fault) = given_up {
+                Observation::no("ModelCached", fault.reason(), fault.to_string())
+            } else if !cached {
                 let reason = self.notes.trouble.as_ref().map_or(reasons::DOWNLOADING, |trouble| trouble.reason);
                 Observation::no("ModelCached", reason, "the model file is not complete in the cache volume")
             } else if self.notes.downloads {

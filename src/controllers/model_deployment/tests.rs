@@ -353,6 +353,7 @@ fn a_wrong_digest_is_given_up_at_once() {
     world.settle();
     assert_eq!(world.condition("Ready"), "False/DigestMismatch");
     assert_eq!(world.condition("Stalled"), "True/DigestMismatch");
+    assert_eq!(world.condition("ModelCached"), "False/DigestMismatch");
     assert_eq!(world.condition("Accepted"), "True/Accepted");
     assert!(find(&world.status().conditions, "Ready").unwrap().message.contains("the file has digest b"));
     assert!(world.runs().is_empty(), "it would download for ever");

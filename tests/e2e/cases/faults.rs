@@ -119,15 +119,10 @@ pub fn the_gateway_serves_while_the_api_server_is_down(cluster: &Cluster) -> Res
 
 pub fn a_deleted_resource_takes_its_children_along(cluster: &Cluster) -> Result<()> {
     let listed = "controllerrevisions,deployments,replicasets,services,jobs,pods,persistentvolumeclaims,serviceaccounts,rolebindings";
-    for (kind, name) in [
-        ("evaluation", samples::EVALUATION),
-        ("promptflow", samples::FLOW),
-        ("ragindex", samples::INDEX),
-        ("modeldeployment", samples::MODEL),
-    ] {
-        cluster.kubectl(&["delete", kind, name, "-n", NAMESPACE, "--timeout=60s"])?;
+    for kind in ["evaluations", "promptflows", "ragindexes", "modeldeployments"] {
+        cluster.kubectl(&["delete", kind, "--all", "-n", NAMESPACE, "--timeout=60s"])?;
     }
-    cluster.run(wait::eventually(Duration::from_secs(90), "no children left", || async {
+    cluster.run(wait::eventually(Duration::from_secs(120), "no children left", || async {
         let left = cluster.kubectl(&[
             "get",
             listed,
