@@ -47,38 +47,27 @@ pub fn api_key(cluster: &Cluster) -> Result<String> {
     Ok(key.to_owned())
 }
 
-fn source_maps(cluster: &Cluster) -> Result<Vec<ConfigMap>> {
-    cluster.run(async {
-        let index: llmops::api::RagIndex = Api::namespaced(cluster.client(), NAMESPACE).get(INDEX).await?;
-        let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), NAMESPACE);
-        let mut found = Vec::new();
-        for source in index.spec.sources {
-            found.push(maps.get(&source.config_map.context("a ConfigMap source")?.name).await?);
-        }
-        Ok(found)
-    })
+async fn source_maps(cluster: &Cluster) -> Result<Vec<ConfigMap>> {
+    let index: llmops::api::RagIndex = Api::namespaced(cluster.client(), NAMESPACE).get(INDEX).await?;
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), NAMESPACE);
+    let mut found = Vec::new();
+    for source in index.spec.sources {
+        found.push(maps.get(&source.config_map.context("a ConfigMap source")?.name).await?);
+    }
+    Ok(found)
 }
 
 /// Every document of the index.
-pub fn corpus(cluster: &Cluster) -> Result<BTreeSet<String>> {
-    Ok(source_maps(cluster)?.into_iter().flat_map(|map| map.data.unwrap_or_default().into_keys()).collect())
+pub async fn corpus(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    Ok(source_maps(cluster).await?.into_iter().flat_map(|map| map.data.unwrap_or_default().into_keys()).collect())
 }
 
-fn patch_document(cluster: &Cluster, name: &str, text: Option<&str>) -> Result<()> {
-    let map = source_maps(cluster)?.into_iter().next().and_then(|map| map.metadata.name).context("a source")?;
+/// Adds a document to the first source, replaces it, or takes it out again.
+pub async fn change_document(cluster: &Cluster, name: &str, text: Option<&str>) -> Result<()> {
+    let map = source_maps(cluster).await?.into_iter().next().and_then(|map| map.metadata.name).context("a source")?;
     let patch = serde_json::json!({"data": {name: text}}).to_string();
     cluster.kubectl(&["patch", "configmap", &map, "-n", NAMESPACE, "--type=merge", "-p", &patch])?;
     Ok(())
-}
-
-/// Adds a document to the first source.
-pub fn add_document(cluster: &Cluster, name: &str, text: &str) -> Result<()> {
-    patch_document(cluster, name, Some(text))
-}
-
-/// Takes it out again.
-pub fn remove_document(cluster: &Cluster, name: &str) -> Result<()> {
-    patch_document(cluster, name, None)
 }
 
 /// Questions of the evaluation's dataset.

@@ -95,8 +95,8 @@ pub fn the_split_matches_the_weights_and_sticks(cluster: &Cluster) -> Result<()>
 
 pub fn every_source_of_a_grounded_answer_is_in_the_corpus(cluster: &Cluster) -> Result<()> {
     let gateway = cluster.gateway()?;
-    let corpus: BTreeSet<String> = samples::corpus(cluster)?;
     cluster.run(async {
+        let corpus = samples::corpus(cluster).await?;
         for (at, question) in samples::questions()?.into_iter().take(8).enumerate() {
             let answer =
                 gateway.ask(&format!("{NAMESPACE}/{}", samples::FLOW), &question, &format!("reader-{at}")).await?;

@@ -106,11 +106,12 @@ pub fn a_new_generation_swaps_under_load_without_a_failed_query(cluster: &Cluste
         let load =
             Load::start(&gateway, 3, &path, &json!({"query": "Who cut the ribbon of the lighthouse?", "topK": 3}));
         more(&load, 20).await?;
-        samples::add_document(
+        samples::change_document(
             cluster,
             "lighthouse.md",
-            "# Lighthouse\n\nThe lighthouse of Zanzivar was opened by Mildred Okonkwo in 1893.\n",
-        )?;
+            Some("# Lighthouse\n\nThe lighthouse of Zanzivar was opened by Mildred Okonkwo in 1893.\n"),
+        )
+        .await?;
         let swapped: RagIndex = wait::until(
             &client,
             NAMESPACE,
@@ -128,7 +129,7 @@ pub fn a_new_generation_swaps_under_load_without_a_failed_query(cluster: &Cluste
         let found = gateway.post(&path, &json!({"query": "Who opened the lighthouse of Zanzivar?", "topK": 1})).await?;
         ensure!(found["generation"] == new.as_str(), "{found}");
         ensure!(found["results"][0]["uri"] == "lighthouse.md", "after {answered} queries: {found}");
-        samples::remove_document(cluster, "lighthouse.md")?;
+        samples::change_document(cluster, "lighthouse.md", None).await?;
         wait::until::<RagIndex, _>(
             &client,
             NAMESPACE,
