@@ -80,8 +80,9 @@ e2e: build devcluster models ## The whole chain on a devcluster with the real mo
 	$(CARGO) test --test e2e
 
 .PHONY: bench-controller
-bench-controller: build devcluster ## 200 and 1,000 ModelDeployments beside the same children without an operator
-	$(CARGO) bench --bench controller
+bench-controller: devcluster ## 200 and 1,000 ModelDeployments beside the same children without an operator
+	$(CARGO) build --release
+	LLMOPS_BIN=$(TARGET)/release/llmops $(CARGO) bench --bench controller
 
 # ---- builds
 
