@@ -42,9 +42,11 @@ impl Cluster {
         let binary = required("LLMOPS_BIN")?;
         let embedder = required("LLMOPS_EMBEDDER_DIR")?;
         let server = required("LLMOPS_LLAMA_SERVER")?;
+        let models = required("LLMOPS_MODELS_DIR")?;
         let images = serde_json::json!({"images": [
             {"image": "llmops:dev", "command": [binary], "env": {"LLMOPS_EMBEDDER_DIR": embedder}},
-            {"image": "ghcr.io/ggml-org/llama.cpp:server", "command": [server]},
+            // The variable also shows the folder to the container when the checkout is below /tmp.
+            {"image": "ghcr.io/ggml-org/llama.cpp:server", "command": [server], "env": {"LLMOPS_MODELS_DIR": models}},
         ]});
         std::fs::write(folder.join("images.yaml"), serde_json::to_vec_pretty(&images)?)?;
         let runtime = Runtime::new()?;
