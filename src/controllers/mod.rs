@@ -93,6 +93,7 @@ pub mod lease;
 pub mod metrics;
 pub mod model_deployment;
 pub mod pipeline;
+mod pods;
 pub mod prompt_flow;
 pub mod rag_index;
 mod raw;

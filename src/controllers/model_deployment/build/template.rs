@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
-    LifecycleHandler, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, SleepAction, Volume, VolumeMount,
+    LifecycleHandler, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretKeySelector, SecurityContext, SleepAction, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 
-use super::super::engines::{Input, ModelPath, Rendered, custom, llama_cpp, pod_ip};
+use super::super::engines::{Input, ModelPath, Rendered, custom, llama_cpp};
 use super::super::fetch::PROGRESS_PORT;
 use super::super::reasons::INVALID_SPEC;
 use super::super::revision::labels;
@@ -20,6 +20,7 @@ use crate::api::model_deployment::{Engine, EngineType, HttpSource, ModelDeployme
 use crate::api::names;
 use crate::api::refs::PvcPath;
 use crate::controllers::error::Error;
+use crate::controllers::pods::{claim, mount, pod_ip};
 
 const SOURCE_MOUNT: &str = "/models/source";
 const CACHE_MOUNT: &str = "/models/cache";
@@ -256,26 +257,6 @@ fn file_name(url: &str) -> String {
     let last = last.rsplit('/').next().unwrap_or_default();
     let plain: String = last.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect();
     if plain.trim_matches('.').is_empty() { "model.gguf".to_owned() } else { plain }
-}
-
-fn claim(name: &str, claim: &str, read_only: bool) -> Volume {
-    Volume {
-        name: name.to_owned(),
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-            claim_name: claim.to_owned(),
-            read_only: read_only.then_some(true),
-        }),
-        ..Volume::default()
-    }
-}
-
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: read_only.then_some(true),
-        ..VolumeMount::default()
-    }
 }
 
 fn seconds(duration: Duration) -> i64 {

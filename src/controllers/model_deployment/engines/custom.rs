@@ -1,7 +1,8 @@
 //! Any server that speaks the OpenAI API. Kubernetes itself replaces `$(MODEL_PATH)`, `$(MODEL_NAME)`, `$(POD_IP)`
 //! and `$(PORT)` in command and arguments, from the variables set here.
 
-use super::{Input, Rendered, pod_ip, variable};
+use super::{Input, Rendered, variable};
+use crate::controllers::pods::pod_ip;
 
 /// Renders the engine; `None` when the spec lacks image or `custom`, which validation refuses.
 pub fn render(input: &Input<'_>) -> Option<Rendered> {

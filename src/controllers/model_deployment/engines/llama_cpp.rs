@@ -1,7 +1,8 @@
 //! llama.cpp's server on a GGUF file.
 
-use super::{Input, Rendered, pod_ip};
+use super::{Input, Rendered};
 use crate::api::model_deployment::Task;
+use crate::controllers::pods::pod_ip;
 
 /// Image when the spec names none.
 pub const IMAGE: &str = "ghcr.io/ggml-org/llama.cpp:server";

@@ -5,7 +5,7 @@ pub mod llama_cpp;
 
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector};
+use k8s_openapi::api::core::v1::EnvVar;
 
 use crate::api::model_deployment::{Engine, Task};
 
@@ -49,21 +49,6 @@ pub struct Rendered {
     pub health_path: String,
     /// Whether it runs with a root file system that cannot be written (it gets a `/tmp`).
     pub read_only_root: bool,
-}
-
-/// A variable with the pod's address.
-pub fn pod_ip() -> EnvVar {
-    EnvVar {
-        name: "POD_IP".to_owned(),
-        value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector {
-                field_path: "status.podIP".to_owned(),
-                ..ObjectFieldSelector::default()
-            }),
-            ..EnvVarSource::default()
-        }),
-        ..EnvVar::default()
-    }
 }
 
 /// A variable with a value.

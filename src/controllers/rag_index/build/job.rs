@@ -10,10 +10,11 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
-use super::{claim, confined, job_name, labels, mount, pod_security, temporary};
+use super::{confined, job_name, labels, pod_security, temporary};
 use crate::api::rag_index::RagIndexStatus;
 use crate::api::{RagIndex, names};
 use crate::controllers::error::Error;
+use crate::controllers::pods::{claim, mount};
 use crate::controllers::rag_index::status::reason;
 use crate::controllers::rag_index::validate::{Inputs, Mount};
 use crate::indexer::job::{EXIT_CONFIGURATION, GOLDEN_MOUNT, PLAN_ENV, SOURCES_MOUNT, STORE_MOUNT};

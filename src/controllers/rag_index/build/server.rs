@@ -13,11 +13,12 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{claim, confined, labels, mount, pod_ip, pod_security, temporary};
+use super::{confined, labels, pod_security, temporary};
 use crate::api::revision::{canonical, short};
 use crate::api::{RagIndex, names};
 use crate::controllers::apply::Desired;
 use crate::controllers::error::Error;
+use crate::controllers::pods::{claim, mount, pod_ip};
 use crate::controllers::rag_index::Fetched;
 use crate::controllers::rag_index::status::reason;
 use crate::indexer::job::{GENERATIONS, STORE_MOUNT};
