@@ -333,6 +333,31 @@ fn each_rule_refuses_what_it_is_for() {
             vec![("/spec/variants/1/overrides", json!({"answer": {"llm": {"messages": [{"role": "user"}]}}}))],
             "exactly one of content and contentFrom",
         ),
+        (
+            "PromptFlow",
+            vec![("/spec/rollout", json!({"steps": [{"weight": 25}, {"weight": 5}]}))],
+            "the weights of spec.rollout.steps must grow",
+        ),
+        (
+            "PromptFlow",
+            vec![("/spec/experiment", json!({"goal": {"metric": "Event"}}))],
+            "a goal with metric Event needs event",
+        ),
+        (
+            "PromptFlow",
+            vec![("/spec/experiment", json!({"guardrails": [{"metric": "Event"}]}))],
+            "a guardrail with metric Event needs event",
+        ),
+        (
+            "ModelDeployment",
+            vec![("/spec/rollout", json!({"strategy": "Canary", "steps": [{"weight": 5}, {"weight": 5}]}))],
+            "the weights of spec.rollout.steps must grow",
+        ),
+        (
+            "ModelDeployment",
+            vec![("/spec/rollout", json!({"steps": [{"weight": 5}]}))],
+            "spec.rollout.steps need strategy Canary",
+        ),
         ("Evaluation", vec![("/spec/gates/0/metric", json!("other"))], "every entry of spec.gates names a metric"),
         ("Evaluation", vec![("/spec/target", json!({}))], "set exactly one of target.promptFlowRef"),
         ("Evaluation", vec![("/spec/metrics/0/type", json!("Regex"))], "metric type Regex needs pattern"),

@@ -78,7 +78,7 @@ pub struct EvaluationSpec {
 
 /// What is evaluated; exactly one member is set.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.promptFlowRef) != has(self.modelDeploymentRef)").message("set exactly one of target.promptFlowRef and target.modelDeploymentRef"))]
+#[x_kube(validation = Rule::new("(has(self.promptFlowRef) ? 1 : 0) + (has(self.modelDeploymentRef) ? 1 : 0) + (has(self.ragIndexRef) ? 1 : 0) == 1").message("set exactly one of target.promptFlowRef, target.modelDeploymentRef and target.ragIndexRef"))]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
     /// A PromptFlow; each column of a case that is named like an input is sent as that input.
@@ -87,6 +87,9 @@ pub struct Target {
     /// A ModelDeployment; the column `dataset.columns.input` is sent as the user's message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_deployment_ref: Option<LocalRef>,
+    /// A RagIndex; the column `dataset.columns.input` is searched for, and the answer is the text of the chunks found, best first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rag_index_ref: Option<LocalRef>,
 }
 
 /// The cases: JSON Lines, one object a case.
@@ -270,7 +273,7 @@ pub struct EvaluationStatus {
     /// Runs, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<Run>,
-    /// Conditions: Ready, Reconciling, Stalled, Accepted, Complete, GatesPassed.
+    /// Conditions: Ready, Reconciling, Stalled, Accepted, Complete, GatesPassed, Stale.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
@@ -283,6 +286,12 @@ pub struct Run {
     pub name: String,
     /// Revisions that were asked.
     pub revisions: Vec<EvaluatedRevision>,
+    /// Revisions of the models and generations of the indexes that the answers came from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Dependency>,
+    /// Whether spec, dataset, or what the target consists of is another one now: the verdict is about the past.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stale: bool,
     /// Digest of the dataset, `sha256:HEX`.
     pub dataset_digest: String,
     /// How far it is.
@@ -323,6 +332,18 @@ pub struct EvaluatedRevision {
     /// The variant; for a model, its name.
     pub variant: String,
     /// Its revision.
+    pub revision: String,
+}
+
+/// A revision of a model, or generation of an index, that answers came from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dependency {
+    /// `ModelDeployment` or `RagIndex`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its revision or generation.
     pub revision: String,
 }
 
@@ -367,6 +388,10 @@ pub struct MetricResult {
     pub passed: Option<bool>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
 fn one() -> i32 {
     1
 }

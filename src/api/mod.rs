@@ -12,6 +12,7 @@ pub mod quantity;
 pub mod rag_index;
 pub mod refs;
 pub mod revision;
+pub mod rollout;
 
 pub use evaluation::{Evaluation, EvaluationSpec, EvaluationStatus};
 pub use model_deployment::{ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus};

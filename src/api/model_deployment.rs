@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::quantity::Decimal;
 use super::refs::{LocalRef, PvcPath};
+use super::rollout::{GateRef, Promotion, RejectedRevision, RolloutStatus, RolloutStep};
 
 /// A model served by an inference engine in the cluster, or a registered provider outside it.
 ///
@@ -257,16 +258,31 @@ impl Default for Startup {
 }
 
 /// How a changed spec replaces the running engine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.steps) || (self.steps.map(s, s.weight).isSorted() && self.steps.all(s, self.steps.exists_one(t, t.weight == s.weight)))").message("the weights of spec.rollout.steps must grow from step to step"))]
+#[x_kube(validation = Rule::new("!has(self.steps) || self.steps.size() == 0 || self.strategy == 'Canary'").message("spec.rollout.steps need strategy Canary"))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelRollout {
-    /// `RollingUpdate` makes the new revision ready before the old one goes (needs room for both); `Recreate` stops the old one first.
+    /// `RollingUpdate` makes the new revision ready before the old one goes (needs room for both); `Recreate` stops the old one first, unless
+    /// `gates` are set: they need both; `Canary` moves requests by `steps`.
     #[serde(default)]
     pub strategy: RolloutStrategy,
     /// How long an engine may finish running requests after it left the rotation. Default `60s`.
     #[serde(default = "one_minute")]
     #[schemars(length(max = 64), regex(pattern = r"^([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+$"))]
     pub drain: Duration,
+    /// Evaluations that a new revision must pass before it gets a request; it runs beside the old one meanwhile. They ask this model, or a
+    /// flow that uses it, with the new revision pinned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub gates: Vec<GateRef>,
+    /// The ramp of a new revision, with strategy `Canary`; after the last step it gets every request. `minUnits` counts units that asked it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub steps: Vec<RolloutStep>,
+    /// Who promotes a revision whose gates passed and whose ramp is over.
+    #[serde(default)]
+    pub decision: Decision,
     /// Old revisions kept for a way back (their specification only, no pods). Default 5.
     #[serde(default = "five")]
     #[schemars(range(min = 1, max = 50))]
@@ -275,8 +291,28 @@ pub struct ModelRollout {
 
 impl Default for ModelRollout {
     fn default() -> Self {
-        Self { strategy: RolloutStrategy::default(), drain: one_minute(), history_limit: five() }
+        Self {
+            strategy: RolloutStrategy::default(),
+            drain: one_minute(),
+            gates: Vec::new(),
+            steps: Vec::new(),
+            decision: Decision::default(),
+            history_limit: five(),
+        }
     }
+}
+
+/// Who promotes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision {
+    /// `Auto`, or `Manual`: a person approves, by `approve` in Git or by `llmops promote`. Default `Auto`.
+    #[serde(default)]
+    pub promotion: Promotion,
+    /// The revision that is approved, with `Manual`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = r"^[0-9a-f]+$"))]
+    pub approve: Option<String>,
 }
 
 /// Order in which revisions replace each other.
@@ -286,6 +322,7 @@ pub enum RolloutStrategy {
     #[default]
     RollingUpdate,
     Recreate,
+    Canary,
 }
 
 /// What use of the model costs.
@@ -323,6 +360,12 @@ pub struct ModelDeploymentStatus {
     /// Share of requests per revision; the weights sum to 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<ModelTraffic>,
+    /// The rollout under way, or the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// Value of the annotation `llmops.dev/rollout-request` that was last acted upon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_handled_rollout_request: Option<String>,
     /// Which model bytes serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved_model: Option<ResolvedModel>,
@@ -335,23 +378,9 @@ pub struct ModelDeploymentStatus {
     /// Address inside the cluster, or of the provider.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Conditions: Ready, Reconciling, Stalled, Accepted, ModelCached, Available, UpToDate.
+    /// Conditions: Ready, Reconciling, Stalled, Accepted, ModelCached, Available, UpToDate, GatesPassed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-}
-
-/// A revision that failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RejectedRevision {
-    /// The revision.
-    pub revision: String,
-    /// CamelCase reason.
-    pub reason: String,
-    /// What happened and what helps.
-    pub message: String,
-    /// When it was rejected.
-    pub time: Time,
 }
 
 /// Share of requests of one revision.

@@ -17,6 +17,10 @@ pub const LABEL_REVISION: &str = "llmops.dev/revision";
 pub const LABEL_API_KEY: &str = "llmops.dev/api-key";
 /// On a user's resource: a new value forces a reconcile.
 pub const ANNOTATION_RECONCILE: &str = "llmops.dev/reconcile-requested-at";
+/// On a user's resource, set by a person (`llmops promote|rollback|hold` writes it): `ACTION REVISION ID`, where ACTION is
+/// `promote`, `rollback`, `hold` or `resume`, REVISION the candidate's and ID anything that makes the request a new one.
+/// It acts once; the status remembers the last value.
+pub const ANNOTATION_ROLLOUT: &str = "llmops.dev/rollout-request";
 /// On an owned object: hash of what was applied, so that a removed field is noticed without reading it back.
 pub const ANNOTATION_APPLIED: &str = "llmops.dev/applied-hash";
 /// Name of the container and Service port that answers requests.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::quantity::Decimal;
 use super::refs::{ConfigMapKeyRef, LocalRef};
+use super::rollout::{
+    ArmRevision, Direction, ExperimentStatus, GateRef, MetricKind, OnInconclusive, Promotion, RejectedRevision,
+    RolloutStatus, RolloutStep, Shadow,
+};
 
 /// A prompt, or a graph of retrieval and model calls, served by the gateway.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +32,7 @@ use super::refs::{ConfigMapKeyRef, LocalRef};
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.stableRevision"),
     printcolumn(name = "Traffic", type_ = "string", json_path = ".status.trafficSummary"),
+    printcolumn(name = "Verdict", type_ = "string", json_path = ".status.summary"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -64,7 +69,10 @@ pub struct PromptFlowSpec {
     /// What is kept of each interaction.
     #[serde(default)]
     pub telemetry: FlowTelemetry,
-    /// Which revisions are kept.
+    /// What decides between variants, and between a new revision and the one that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Experiment>,
+    /// How a new revision comes to serve. Without gates and steps it does so at once.
     #[serde(default)]
     pub rollout: FlowRollout,
     /// Stops reconciling this object; what is served goes on being served. Default false.
@@ -374,10 +382,89 @@ pub enum Capture {
     Full,
 }
 
-/// Which revisions are kept.
+/// What decides between variants, and between a new revision and the one that serves.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.guardrails) || self.guardrails.all(g, g.metric != 'Event' || has(g.event))").message("a guardrail with metric Event needs event: the name that feedback gives"))]
+#[serde(rename_all = "camelCase")]
+pub struct Experiment {
+    /// What should get better. Absent: only the guardrails decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
+    /// What must not get worse; one whose harm is beyond doubt rolls back at once. A ramp without a guardrail on `ErrorRate`
+    /// gets one with `maxRegression: "0.05"`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub guardrails: Vec<Guardrail>,
+    /// Probability, over all looks and metrics, of a wrong verdict when there is no difference. Default `"0.05"`.
+    #[serde(default = "five_percent")]
+    pub alpha: Decimal,
+    /// Units of each arm before any verdict but harm. Default 100.
+    #[serde(default = "hundred")]
+    #[schemars(range(min = 2, max = 1_000_000_000))]
+    pub min_units: i32,
+    /// Who promotes what is better. Default `Auto`.
+    #[serde(default)]
+    pub promotion: Promotion,
+}
+
+/// What should get better.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("self.metric != 'Event' || has(self.event)").message("a goal with metric Event needs event: the name that feedback gives"))]
+#[serde(rename_all = "camelCase")]
+pub struct Goal {
+    /// What is measured, by unit.
+    pub metric: MetricKind,
+    /// Name of the event, with metric `Event`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub event: Option<String>,
+    /// Which way is better. Default: more of scores, thumbs and events, less of latency, cost and errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    /// Loss that is tolerated: `NotWorse` says that it is not exceeded. In the metric's unit. Default `"0"`.
+    #[serde(default = "nothing")]
+    pub margin: Decimal,
+}
+
+/// What must not get worse.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+pub struct Guardrail {
+    /// What is measured, by unit.
+    pub metric: MetricKind,
+    /// Name of the event, with metric `Event`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub event: Option<String>,
+    /// Loss against the control that is tolerated, in the metric's unit (seconds, share, cost). Default `"0"`.
+    #[serde(default = "nothing")]
+    pub max_regression: Decimal,
+}
+
+/// How a new revision comes to serve.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.steps) || (self.steps.map(s, s.weight).isSorted() && self.steps.all(s, self.steps.exists_one(t, t.weight == s.weight)))").message("the weights of spec.rollout.steps must grow from step to step"))]
+#[serde(rename_all = "camelCase")]
 pub struct FlowRollout {
+    /// Copies of requests for the candidate before anybody gets it. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+    /// Evaluations that a candidate must pass before anybody gets it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub gates: Vec<GateRef>,
+    /// The ramp; after the last step the candidate gets everybody. Absent: at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub steps: Vec<RolloutStep>,
+    /// What to do when the ramp is over and the goal is undecided. Default `Hold`.
+    #[serde(default)]
+    pub on_inconclusive: OnInconclusive,
+    /// With `experiment.promotion: Manual`: the revision (of the first changed variant, as `status.candidateRevision` shows it) that is
+    /// approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = r"^[0-9a-f]+$"))]
+    pub approve: Option<String>,
     /// Revisions kept besides those that serve. Default 10.
     #[serde(default = "ten")]
     #[schemars(range(min = 1, max = 100))]
@@ -386,7 +473,14 @@ pub struct FlowRollout {
 
 impl Default for FlowRollout {
     fn default() -> Self {
-        Self { history_limit: ten() }
+        Self {
+            shadow: None,
+            gates: Vec::new(),
+            steps: Vec::new(),
+            on_inconclusive: OnInconclusive::Hold,
+            approve: None,
+            history_limit: ten(),
+        }
     }
 }
 
@@ -397,22 +491,47 @@ pub struct PromptFlowStatus {
     /// Generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Serving`, `Waiting` for a reference, `Degraded` (the spec is refused and the last good one serves), `Failed` (nothing serves) or `Suspended`.
+    /// `Serving`, `Progressing` (a rollout is under way), `Holding` (it waits for data or a person), `Waiting` for a reference, `Degraded` (the
+    /// spec or its revision is refused and the last good one serves), `Failed` (nothing serves) or `Suspended`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<FlowPhase>,
     /// Revision of the first variant, the one that others are compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stable_revision: Option<String>,
+    /// Revision on its way: that of the first variant that a rollout changes. Absent when none is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate_revision: Option<String>,
+    /// Revisions that were refused; the last good one serves while Git still asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected_revisions: Vec<RejectedRevision>,
+    /// What serves outside a rollout, in full: the last release that was promoted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stable: Vec<ArmRevision>,
+    /// The rollout under way, or the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// What the split has shown so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<ExperimentStatus>,
+    /// Rollout and verdict in a few words, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// Value of the annotation `llmops.dev/rollout-request` that was last acted upon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_handled_rollout_request: Option<String>,
     /// The routing table of the gateway; the weights sum to 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<FlowTraffic>,
+    /// The table before `traffic`, and until when it holds: all replicas of the gateway change over at that moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<FlowSwitch>,
     /// The routing table in one line, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic_summary: Option<String>,
     /// Address at the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Conditions: Ready, Reconciling, Stalled, Accepted, RefsResolved, TrafficProgrammed.
+    /// Conditions: Ready, Reconciling, Stalled, Accepted, RefsResolved, GatesPassed, TrafficProgrammed, SampleRatioOK.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
@@ -422,10 +541,22 @@ pub struct PromptFlowStatus {
 #[allow(missing_docs)]
 pub enum FlowPhase {
     Serving,
+    Progressing,
+    Holding,
     Waiting,
     Degraded,
     Failed,
     Suspended,
+}
+
+/// A change of the routing table at an agreed moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowSwitch {
+    /// When `traffic` takes over.
+    pub at: Time,
+    /// The table until then.
+    pub from: Vec<FlowTraffic>,
 }
 
 /// Share of units of one variant.
@@ -440,6 +571,15 @@ pub struct FlowTraffic {
     pub weight: i32,
 }
 
+fn five_percent() -> Decimal {
+    Decimal::from("0.05")
+}
+fn nothing() -> Decimal {
+    Decimal::from("0")
+}
+fn hundred() -> i32 {
+    100
+}
 fn any_value(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"x-kubernetes-preserve-unknown-fields": true})
 }

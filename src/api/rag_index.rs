@@ -16,6 +16,7 @@ pub use status::{
 
 use super::quantity::Decimal;
 use super::refs::{ConfigMapKeyRef, LocalRef, PvcPath};
+use super::rollout::GateRef;
 
 /// Documents, cut and embedded into generations, served for retrieval.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -381,6 +382,11 @@ pub struct Gates {
     /// Checks that need no questions; they run first.
     #[serde(default)]
     pub guards: Guards,
+    /// Evaluations that a new generation must pass before it is searched by anybody. They ask this index, or a flow that uses it, with the
+    /// new generation pinned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub evaluations: Vec<GateRef>,
 }
 
 /// Questions with the documents that answer them, one JSON object a line:
@@ -457,11 +463,28 @@ pub struct Generations {
     #[serde(default = "three")]
     #[schemars(range(min = 0, max = 50))]
     pub history: i32,
+    /// Who promotes a generation that passed its gates: `Automatic`, or `Manual`: a person, by `approve` in Git or by `llmops promote`.
+    /// Default `Automatic`.
+    #[serde(default)]
+    pub promote: GenerationPromotion,
+    /// Name of the generation that is approved, with `Manual`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub approve: Option<String>,
+}
+
+/// Who promotes a generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs)]
+pub enum GenerationPromotion {
+    #[default]
+    Automatic,
+    Manual,
 }
 
 impl Default for Generations {
     fn default() -> Self {
-        Self { history: 3 }
+        Self { history: three(), promote: GenerationPromotion::Automatic, approve: None }
     }
 }
 

@@ -46,7 +46,10 @@ pub struct RagIndexStatus {
     /// Value of the annotation `llmops.dev/reconcile-requested-at` that was last acted upon.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
-    /// Conditions: Ready, Reconciling, Stalled, Accepted, SourcesReady, EmbedderCompatible, Built, QualityPassed.
+    /// Value of the annotation `llmops.dev/rollout-request` that was last acted upon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_handled_rollout_request: Option<String>,
+    /// Conditions: Ready, Reconciling, Stalled, Accepted, SourcesReady, EmbedderCompatible, Built, QualityPassed, GatesPassed.
     /// Ready says that an active generation is servable, and stays True while a candidate fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

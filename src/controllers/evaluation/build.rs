@@ -43,6 +43,8 @@ pub fn current_run(validated: &ValidatedEvaluation) -> Run {
     Run {
         name: validated.plan.run.clone(),
         revisions: validated.plan.revisions.clone(),
+        dependencies: Vec::new(),
+        stale: false,
         dataset_digest: validated.plan.dataset.digest.clone(),
         phase: RunPhase::Running,
         verdict: None,

@@ -134,6 +134,8 @@ fn fresh(run: &Run) -> Run {
     Run {
         name: run.name.clone(),
         revisions: run.revisions.clone(),
+        dependencies: run.dependencies.clone(),
+        stale: false,
         dataset_digest: run.dataset_digest.clone(),
         phase: RunPhase::Running,
         verdict: None,

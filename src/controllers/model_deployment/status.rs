@@ -10,10 +10,9 @@ use super::build::{FETCH, Notes};
 use super::fetch::{Fetched, PROGRESS_PERIOD, Provider};
 use super::reasons;
 use crate::api::conditions::{self, Observation};
-use crate::api::model_deployment::{
-    ModelDeployment, ModelDeploymentStatus, ModelTraffic, RejectedRevision, Replicas, ResolvedModel,
-};
+use crate::api::model_deployment::{ModelDeployment, ModelDeploymentStatus, ModelTraffic, Replicas, ResolvedModel};
 use crate::api::names;
+use crate::api::rollout::RejectedRevision;
 use crate::controllers::apply::Applied;
 use crate::controllers::error::Error;
 use crate::controllers::events::Note;

@@ -91,7 +91,12 @@ fn ndcg_rewards_order_and_grade() {
 
 fn gates(metric: QualityMetric, min_queries: i32) -> Gates {
     let config_map_ref: ConfigMapKeyRef = serde_json::from_value(serde_json::json!({"name": "g", "key": "k"})).unwrap();
-    Gates { golden: Some(Golden { config_map_ref, min_queries }), metrics: vec![metric], guards: Guards::default() }
+    Gates {
+        golden: Some(Golden { config_map_ref, min_queries }),
+        metrics: vec![metric],
+        guards: Guards::default(),
+        evaluations: Vec::new(),
+    }
 }
 
 fn recall_metric(min: Option<&str>, max_regression: Option<&str>) -> QualityMetric {
