@@ -34,22 +34,23 @@ quickstart-down: ## Stop the quickstart and remove its cluster; nothing is left 
 # ---- checks
 
 .PHONY: test
-test: fmt-check lint devcluster-test devcluster models unit index-test crds-test chart-test sim e2e ## Everything that must hold before a change lands
+test: fmt-check lint devcluster-test argocd-test devcluster models unit index-test crds-test chart-test sim e2e ## Everything that must hold before a change lands
 
 .PHONY: fmt
 fmt: ## Format Rust and Go
 	$(CARGO) fmt
-	cd devcluster && gofmt -w $$(git ls-files '*.go')
+	gofmt -w $$(git ls-files '*.go')
 
 .PHONY: fmt-check
 fmt-check: ## Check the formatting of Rust and Go
 	$(CARGO) fmt --check
-	cd devcluster && test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 
 .PHONY: lint
 lint: ## Clippy and go vet, warnings as errors
 	$(CARGO) clippy --all-targets --quiet -- -D warnings
 	cd devcluster && $(GO) vet ./...
+	cd manifests/argocd && $(GO) vet ./...
 
 .PHONY: unit
 unit: models ## Unit tests of the crate
@@ -70,6 +71,10 @@ chart-test: devcluster ## The charts with default and edge values
 .PHONY: devcluster-test
 devcluster-test: ## devcluster's own tests, on real clusters
 	cd devcluster && $(GO) test ./...
+
+.PHONY: argocd-test
+argocd-test: ## Argo CD's health checks of the four kinds, in its Lua interpreter
+	cd manifests/argocd && $(GO) test ./...
 
 .PHONY: sim
 sim: ## The real controllers against a simulated API server, in virtual time
@@ -104,6 +109,10 @@ crds: ## Write crds/, the chart's copy and docs/fields.md from the code
 	$(CARGO) run --quiet -- crds --out crds
 	$(CARGO) run --quiet -- crds --reference > docs/fields.md
 	cp crds/*.yaml charts/llmops-crds/files/
+
+.PHONY: argocd
+argocd: ## Write manifests/argocd/argocd-cm.yaml from the health checks
+	cd manifests/argocd && $(GO) test ./... -run TestTheConfigMapHoldsTheScripts -update
 
 .PHONY: manifests
 manifests: crds devcluster ## Write manifests/install.yaml from the charts
