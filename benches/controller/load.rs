@@ -1,12 +1,13 @@
 //! The objects: plain ones, and ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
@@ -24,9 +25,28 @@ async fn namespace(client: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Creates N Deployments with a Service each and waits until every Deployment is available.
-pub async fn plain(client: &Client, count: usize) -> Result<()> {
+/// What the operator renders for one model: what the plain side creates by itself, so that both sides ask the same of
+/// the API server, the scheduler and the node.
+pub struct Children {
+    deployment: Deployment,
+    service: Service,
+}
+
+/// Creates one model, takes its children as they are, and removes it again.
+pub async fn children(client: &Client) -> Result<Children> {
+    models(client, 1).await?;
+    let deployments = Api::<Deployment>::namespaced(client.clone(), MODELS).list(&ListParams::default()).await?;
+    let services = Api::<Service>::namespaced(client.clone(), MODELS).list(&ListParams::default()).await?;
+    let deployment = deployments.items.into_iter().next().context("the model has no Deployment")?;
+    let service = services.items.into_iter().next().context("the model has no Service")?;
+    remove(client, MODELS).await?;
+    Ok(Children { deployment, service })
+}
+
+/// Creates N times the children of a model and waits until every Deployment is available.
+pub async fn plain(client: &Client, children: &Children, count: usize) -> Result<()> {
     namespace(client, PLAIN).await?;
+    claim(client, PLAIN).await?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), PLAIN);
     let services: Api<Service> = Api::namespaced(client.clone(), PLAIN);
     stream::iter(0..count)
@@ -34,16 +54,7 @@ pub async fn plain(client: &Client, count: usize) -> Result<()> {
             let (deployments, services) = (&deployments, &services);
             async move {
                 let name = format!("plain-{at}");
-                let labels = json!({"app": name});
-                let deployment: Deployment = serde_json::from_value(json!({
-                    "metadata": {"name": name},
-                    "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {
-                        "metadata": {"labels": labels},
-                        "spec": {"enableServiceLinks": false, "automountServiceAccountToken": false, "containers": [{"name": "engine", "image": "none", "ports": [{"containerPort": 8080}]}]}}}
-                }))?;
-                let service: Service = serde_json::from_value(json!({
-                    "metadata": {"name": name}, "spec": {"selector": labels, "ports": [{"port": 8080}]}
-                }))?;
+                let (deployment, service) = children.named(&name);
                 deployments.create(&PostParams::default(), &deployment).await?;
                 services.create(&PostParams::default(), &service).await?;
                 anyhow::Ok(())
@@ -58,28 +69,59 @@ pub async fn plain(client: &Client, count: usize) -> Result<()> {
     .await
 }
 
+impl Children {
+    /// The children under another name, with labels of their own and nobody's.
+    fn named(&self, name: &str) -> (Deployment, Service) {
+        let labels = BTreeMap::from([("app".to_owned(), name.to_owned())]);
+        let metadata =
+            ObjectMeta { name: Some(name.to_owned()), labels: Some(labels.clone()), ..ObjectMeta::default() };
+        let mut deployment =
+            Deployment { metadata: metadata.clone(), spec: self.deployment.spec.clone(), ..Deployment::default() };
+        if let Some(spec) = &mut deployment.spec {
+            spec.selector.match_labels = Some(labels.clone());
+            spec.template.metadata.get_or_insert_default().labels = Some(labels.clone());
+        }
+        let mut service = Service { metadata, spec: self.service.spec.clone(), ..Service::default() };
+        if let Some(spec) = &mut service.spec {
+            spec.selector = Some(labels);
+            spec.cluster_ip = None;
+            spec.cluster_ips = None;
+        }
+        (deployment, service)
+    }
+}
+
 pub async fn remove_plain(client: &Client) -> Result<()> {
-    Api::<Namespace>::all(client.clone()).delete(PLAIN, &DeleteParams::default()).await?;
+    remove(client, PLAIN).await
+}
+
+async fn remove(client: &Client, name: &str) -> Result<()> {
+    Api::<Namespace>::all(client.clone()).delete(name, &DeleteParams::default()).await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let gone = async {
-        while namespaces.get_opt(PLAIN).await?.is_some() {
+        while namespaces.get_opt(name).await?.is_some() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         anyhow::Ok(())
     };
     tokio::time::timeout(Duration::from_secs(600), gone)
         .await
-        .context("the plain objects were not gone within 600 s")?
+        .with_context(|| format!("namespace {name} was not gone within 600 s"))?
+}
+
+async fn claim(client: &Client, namespace: &str) -> Result<()> {
+    let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {"name": "files"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    }))?;
+    Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &claim).await?;
+    Ok(())
 }
 
 /// Creates N ModelDeployments and waits until every one is Ready.
 pub async fn models(client: &Client, count: usize) -> Result<()> {
     namespace(client, MODELS).await?;
-    let claim: k8s_openapi::api::core::v1::PersistentVolumeClaim = serde_json::from_value(json!({
-        "metadata": {"name": "files"},
-        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-    }))?;
-    Api::namespaced(client.clone(), MODELS).create(&PostParams::default(), &claim).await?;
+    claim(client, MODELS).await?;
     let models: Api<ModelDeployment> = Api::namespaced(client.clone(), MODELS);
     stream::iter(0..count)
         .map(|at| {

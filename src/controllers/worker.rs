@@ -208,7 +208,9 @@ impl<C: Controller> Observer for Worker<C> {
             for owner in owners.filter(|owner| owner.kind == Self::kind()) {
                 let key = Key::new(change.key.namespace.as_str(), owner.name.as_str());
                 if self.shared.caches.of(Self::kind()).get(&key).is_some() {
-                    self.wish(&key, CHILD_DEBOUNCE);
+                    // A child that is gone comes alone, and something is missing until it is back.
+                    let delay = if change.new.is_some() { CHILD_DEBOUNCE } else { REFERENCE_DEBOUNCE };
+                    self.wish(&key, delay);
                 }
             }
         }
