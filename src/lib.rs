@@ -11,5 +11,6 @@ pub mod experiment;
 pub mod fetch;
 pub mod gateway;
 pub mod indexer;
+pub mod rollout;
 pub mod telemetry;
 pub mod termination;
