@@ -26,6 +26,8 @@ struct FeedbackRequest {
     #[serde(default)]
     thumbs: Option<Thumbs>,
     #[serde(default)]
+    judge_score: Option<f64>,
+    #[serde(default)]
     comment: Option<String>,
     #[serde(default)]
     event: Option<String>,
@@ -63,6 +65,8 @@ pub async fn give(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body:
         request: request.request_id.clone(),
         time_ms: asked.time_ms,
         score,
+        thumbs: request.thumbs.map(|thumbs| matches!(thumbs, Thumbs::Up)),
+        judge_score: request.judge_score,
         comment: request.comment.clone(),
         event: request.event.clone(),
         principal: asked.principal.name().to_owned(),
@@ -84,6 +88,14 @@ fn check(request: &FeedbackRequest) -> Result<Option<f64>, ApiError> {
     {
         return Err(ApiError::invalid("score", format!("score is {score}; it must lie between -1 (bad) and 1 (good)")));
     }
+    if let Some(score) = request.judge_score
+        && !(0.0..=1.0).contains(&score)
+    {
+        let message = format!(
+            "judgeScore is {score}; it must lie between 0 (bad) and 1 (good), and a judge that failed gives none"
+        );
+        return Err(ApiError::invalid("judgeScore", message));
+    }
     let length = |text: &Option<String>| text.as_ref().map_or(0, |text| text.chars().count());
     for (name, length, longest) in
         [("comment", length(&request.comment), MAX_COMMENT), ("event", length(&request.event), MAX_EVENT)]
@@ -103,8 +115,12 @@ fn check(request: &FeedbackRequest) -> Result<Option<f64>, ApiError> {
         return Err(ApiError::invalid("thumbs", "give either score or thumbs, not both"));
     }
     let score = request.score.or(thumbs);
-    if score.is_none() && length(&request.comment) == 0 && length(&request.event) == 0 {
-        return Err(ApiError::invalid("score", "there is no feedback: give score, thumbs, comment or event"));
+    let said = score.is_some() || request.judge_score.is_some();
+    if !said && length(&request.comment) == 0 && length(&request.event) == 0 {
+        return Err(ApiError::invalid(
+            "score",
+            "there is no feedback: give score, thumbs, judgeScore, comment or event",
+        ));
     }
     Ok(score)
 }
@@ -124,6 +140,8 @@ mod tests {
         assert_eq!(of(json!({"requestId": "a", "event": "copied"})), Ok(None));
         assert_eq!(of(json!({"requestId": "a", "score": 1.5})), Err("score".into()));
         assert_eq!(of(json!({"requestId": "a"})), Err("score".into()));
+        assert_eq!(of(json!({"requestId": "a", "judgeScore": 0})), Ok(None));
+        assert_eq!(of(json!({"requestId": "a", "judgeScore": -0.1})), Err("judgeScore".into()));
         assert_eq!(of(json!({"requestId": "a", "comment": "x".repeat(5000)})), Err("comment".into()));
         assert_eq!(of(json!({"requestId": "a", "score": 1, "thumbs": "up"})), Err("thumbs".into()));
     }

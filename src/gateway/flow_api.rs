@@ -17,8 +17,9 @@ use super::endpoints::{CallError, Unavailable};
 use super::error::ApiError;
 use super::flow::{self, Dependencies, FlowError, NodeTime, Pins, Program, Run, Sourced, Usage};
 use super::openai::sse;
-use super::routing::{FlowRoute, Snapshot};
+use super::routing::{FlowRoute, Routed, Snapshot};
 use super::server::{Asked, Gateway, Recorder, Subject, headers_of, identify, json_body, pins_of, text};
+use super::store::Assigned;
 use crate::api::prompt_flow::Unit;
 
 /// Most deltas that wait for a slow client before the model has to wait, too.
@@ -40,6 +41,9 @@ pub struct FlowRequest {
     /// Whether to answer with a stream of events.
     #[serde(default)]
     pub stream: bool,
+    /// Text for the flow's only text input, instead of inputs by name.
+    #[serde(skip)]
+    pub text: Option<String>,
 }
 
 /// The answer.
@@ -159,9 +163,14 @@ impl Invocation {
         let pins = pins_of(&gateway, &asked, headers, namespace).await?;
         let snapshot = gateway.routes.load();
         let route = find(&snapshot, namespace, name)?;
+        check_pins(&snapshot, namespace, &pins)?;
         let unit = unit_of(route, headers, &request, &asked.id);
-        let (variant, revision, program) = choose(route, &unit, &pins)?;
-        let inputs = flow::read_inputs(&program.inputs, request.inputs)?;
+        let Chosen { variant, revision, assigned, program } = choose(route, &unit, &pins, gateway.clock.now_ms())?;
+        let given = match request.text {
+            Some(text) => Map::from_iter([(flow::single_text(&program.inputs)?.to_owned(), Value::String(text))]),
+            None => request.inputs,
+        };
+        let inputs = flow::read_inputs(&program.inputs, given)?;
         let subject = Subject {
             kind: "flow",
             namespace: namespace.to_owned(),
@@ -171,6 +180,8 @@ impl Invocation {
             unit,
             stream: request.stream,
             pinned: !pins.is_empty(),
+            assigned: assigned.filter(|_| pins.is_empty()),
+            shadow: false,
             capture: route.capture,
             retention: route.retention,
             inputs: Some(inputs.clone()),
@@ -287,30 +298,64 @@ fn unit_of(route: &FlowRoute, headers: &HeaderMap, request: &FlowRequest, id: &s
     unit.unwrap_or_else(|| id.to_owned())
 }
 
-/// Variant, revision and program of a unit, or of a pin.
-fn choose(route: &FlowRoute, unit: &str, pins: &Pins) -> Result<(String, String, Arc<Program>), ApiError> {
+/// Refuses pins of models and indexes that do not exist. Whether a revision has a ready pod shows when it is called.
+fn check_pins(snapshot: &Snapshot, namespace: &str, pins: &Pins) -> Result<(), ApiError> {
+    let models = pins.models.keys().filter(|name| snapshot.model(namespace, name).is_none());
+    let indexes = pins.indexes.keys().filter(|name| snapshot.index(namespace, name).is_none());
+    let unknown = models.map(|name| ("ModelDeployment", name)).chain(indexes.map(|name| ("RagIndex", name)));
+    match unknown.into_iter().next() {
+        None => Ok(()),
+        Some((kind, name)) => {
+            let message = format!(
+                "the header llmops-pin names the {kind} {namespace}/{name}, which does not exist; check its name"
+            );
+            Err(ApiError::not_found(message).with_param("llmops-pin"))
+        }
+    }
+}
+
+/// What serves a request.
+#[derive(Debug)]
+struct Chosen {
+    variant: String,
+    revision: String,
+    /// Absent with a pinned revision.
+    assigned: Option<Assigned>,
+    program: Arc<Program>,
+}
+
+/// What serves a unit at a moment, or a pin.
+fn choose(route: &FlowRoute, unit: &str, pins: &Pins, now_ms: i64) -> Result<Chosen, ApiError> {
     let (namespace, name) = (&route.namespace, &route.name);
-    let (variant, revision) = match &pins.flow {
-        Some(revision) => (route.variant_of(revision).unwrap_or("pinned"), revision.as_str()),
+    let (variant, revision, assigned) = match &pins.flow {
+        Some(revision) => (route.variant_of(revision).unwrap_or("pinned"), revision.as_str(), None),
         None => {
-            let arm = route.arm(unit).ok_or_else(|| {
+            let Routed { arm, stratum, weight } = route.route(unit, now_ms).ok_or_else(|| {
                 let message = format!(
                     "PromptFlow {namespace}/{name} serves no revision yet; look at its conditions with kubectl describe"
                 );
                 ApiError::unavailable("not_serving", message, 5)
             })?;
-            (arm.variant.as_str(), arm.revision.as_str())
+            (arm.variant.as_str(), arm.revision.as_str(), Some(Assigned { stratum: stratum.to_owned(), weight }))
         }
     };
     if let Some(program) = route.revisions.get(revision) {
-        return Ok((variant.to_owned(), revision.to_owned(), Arc::clone(program)));
+        let (variant, revision) = (variant.to_owned(), revision.to_owned());
+        return Ok(Chosen { variant, revision, assigned, program: Arc::clone(program) });
     }
     Err(match (route.broken.get(revision), &pins.flow) {
-        (Some(cause), _) => {
+        (Some(cause), Some(_)) => {
+            let message =
+                format!("the pinned revision {revision} of PromptFlow {namespace}/{name} cannot run: {cause}");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "broken_revision", message).with_param("llmops-pin")
+        }
+        (Some(cause), None) => {
             ApiError::internal(&format!("revision {revision} of {namespace}/{name} cannot run: {cause}"))
         }
-        (None, Some(_)) => ApiError::not_found(format!("PromptFlow {namespace}/{name} has no revision {revision}"))
-            .with_param("llmops-pin"),
+        (None, Some(_)) => ApiError::not_found(format!(
+            "the header llmops-pin names the revision {revision}, which PromptFlow {namespace}/{name} does not have"
+        ))
+        .with_param("llmops-pin"),
         (None, None) => {
             let message =
                 format!("revision {revision} of PromptFlow {namespace}/{name} has not arrived yet; try again");

@@ -27,6 +27,7 @@ pub struct Metrics {
     ejections: Family<Labels, Counter>,
     refused: Family<Labels, Counter>,
     feedback: Family<Labels, Counter>,
+    measured: Family<Labels, Counter>,
     dropped: Counter,
     watch_errors: Family<Labels, Counter>,
     problems: Gauge,
@@ -65,6 +66,7 @@ impl Default for Metrics {
             ejections: Family::default(),
             refused: Family::default(),
             feedback: Family::default(),
+            measured: Family::default(),
             dropped: Counter::default(),
             watch_errors: Family::default(),
             problems: Gauge::default(),
@@ -90,6 +92,7 @@ impl Default for Metrics {
         registry.register("ejections", "Times an endpoint was left out", metrics.ejections.clone());
         registry.register("refused", "Requests refused before they were served, by code", metrics.refused.clone());
         registry.register("feedback", "Feedback kept", metrics.feedback.clone());
+        registry.register("measurements", "Requests for measurements, by outcome", metrics.measured.clone());
         registry.register("interactions_dropped", "Interactions that could not be kept", metrics.dropped.clone());
         registry.register("watch_errors", "Failures of watches, by resource", metrics.watch_errors.clone());
         registry.register("unreadable_objects", "Objects that cannot be read at the moment", metrics.problems.clone());
@@ -164,6 +167,11 @@ impl Metrics {
     /// Counts feedback.
     pub fn feedback(&self, namespace: &str, name: &str) {
         self.feedback.get_or_create(&vec![("namespace", namespace.into()), ("name", name.into())]).inc();
+    }
+
+    /// Counts a request for measurements that was let in: `ok`, `invalid` or `error`.
+    pub fn measured(&self, outcome: &'static str) {
+        self.measured.get_or_create(&vec![("outcome", outcome.into())]).inc();
     }
 
     /// Counts an interaction that could not be kept.

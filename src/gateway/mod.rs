@@ -13,9 +13,11 @@
 //!
 //! It never writes to an object. What users need, it asks the API server by SubjectAccessReview, in the group
 //! `llmops.dev`: `create` on `promptflows/invoke`, `promptflows/pin`, `modeldeployments/invoke`, `ragindexes/search` and
-//! `evaluations/reports`; `get` on `evaluations/reports`, `promptflows/interactions` and `promptflows/splits`.
+//! `evaluations/reports`; `get` on `evaluations/reports`, `promptflows/interactions`, `promptflows/splits` and
+//! `promptflows/measurements`. The controller's ServiceAccount has the last one: it decides rollouts by it.
 
 pub mod auth;
+pub mod clock;
 pub mod endpoints;
 pub mod error;
 pub mod feedback;
@@ -23,6 +25,7 @@ pub mod flow;
 pub mod flow_api;
 pub mod indexes;
 pub mod interactions;
+pub mod measurements;
 pub mod metrics;
 pub mod openai;
 pub mod reports;
@@ -43,6 +46,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use auth::{Auth, KubernetesReviewer, Tokens};
+use clock::Clock;
 use endpoints::{Limits, Upstream};
 use metrics::Metrics;
 use routing::Routes;
@@ -134,6 +138,7 @@ async fn start(args: Args) -> Result<(), StartError> {
         routes: Arc::clone(&routes),
         store,
         metrics: Arc::clone(&metrics),
+        clock: Clock::System,
         model_timeout: args.model_timeout,
     });
     let (synced, is_synced) = watch::channel(false);

@@ -36,6 +36,8 @@ pub enum Action {
     ReadInteractions,
     /// Read the figures of a split.
     ReadSplit,
+    /// Read what was measured of the arms of a split, which decides rollouts.
+    ReadMeasurements,
     /// Give feedback on an answer.
     GiveFeedback,
 }
@@ -52,12 +54,14 @@ impl Action {
             Self::ReadReport => ("get", "evaluations", "reports"),
             Self::ReadInteractions => ("get", "promptflows", "interactions"),
             Self::ReadSplit => ("get", "promptflows", "splits"),
+            Self::ReadMeasurements => ("get", "promptflows", "measurements"),
         }
     }
 
-    /// Whether an API key can open it. Pins and reports decide rollouts, so they need a Kubernetes identity.
+    /// Whether an API key can open it. Pins, reports and measurements belong to rollouts, so they need a Kubernetes
+    /// identity.
     fn open_to_keys(self) -> bool {
-        !matches!(self, Self::Pin | Self::WriteReport)
+        !matches!(self, Self::Pin | Self::WriteReport | Self::ReadMeasurements)
     }
 }
 

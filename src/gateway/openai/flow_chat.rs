@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use super::chat::{user_of, wants_stream, wants_usage};
 use super::sse;
 use crate::gateway::error::ApiError;
-use crate::gateway::flow::single_text;
 use crate::gateway::flow_api::{FlowAnswer, FlowRequest, Invocation, Piece, event_stream};
 use crate::gateway::server::{Asked, Gateway};
 
@@ -25,29 +24,7 @@ pub(super) async fn answer(
     let stream = wants_stream(body);
     let usage = wants_usage(body);
     let question = last_user_message(body)?;
-    // Variants may differ in their inputs only by a change of the flow; any of its revisions tells the input.
-    let snapshot = gateway.routes.load();
-    let route = snapshot.flow(namespace, name);
-    let program = route.and_then(|route| {
-        let served = route.arms.iter().find_map(|arm| route.revisions.get(&arm.revision));
-        served.or_else(|| route.revisions.values().next()).map(Arc::clone)
-    });
-    let input = match &program {
-        Some(program) => single_text(&program.inputs)?,
-        None => {
-            return Err(ApiError::unavailable(
-                "not_serving",
-                format!("PromptFlow {namespace}/{name} serves no revision yet"),
-                5,
-            ));
-        }
-    };
-    let request = FlowRequest {
-        inputs: Map::from_iter([(input.to_owned(), Value::String(question))]),
-        user: user_of(body),
-        session: None,
-        stream,
-    };
+    let request = FlowRequest { user: user_of(body), stream, text: Some(question), ..FlowRequest::default() };
     let invocation = Invocation::prepare(gateway, asked, headers, namespace, name, request).await?;
     let headers = invocation.headers();
     let shape = Shape {

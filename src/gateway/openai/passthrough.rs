@@ -125,6 +125,8 @@ impl Call {
             unit: unit.clone(),
             stream: wants_stream(&body),
             pinned: !pins.is_empty(),
+            assigned: None,
+            shadow: false,
             capture: Capture::Metadata,
             retention: RETENTION,
             inputs: None,

@@ -8,9 +8,13 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use super::keys::{self, KeyTable};
-use super::table::{Arm, ByName, Compiled, External, FlowRoute, IndexRoute, ModelRoute, Price, Snapshot};
+use super::table::{
+    Arm, ByName, Compiled, External, FlowRoute, IndexRoute, ModelRoute, Price, Snapshot, Switch, stratum_of,
+};
 use crate::api::flow_revision::{FLOW_FORMAT, FlowRevision};
 use crate::api::names::{COMPONENT_INDEX, COMPONENT_MODEL, LABEL_COMPONENT, LABEL_OWNER, LABEL_REVISION, PORT_NAME};
+use crate::api::prompt_flow::FlowTraffic;
+use crate::api::rollout::ArmRevision;
 use crate::api::{ModelDeployment, PromptFlow, RagIndex};
 use crate::gateway::endpoints::{Endpoint, EndpointState, Pool, PoolState};
 use crate::gateway::flow::Program;
@@ -110,38 +114,71 @@ fn flows(objects: &Objects, previous: &Snapshot, snapshot: &mut Snapshot) {
     }
     for flow in &objects.flows {
         let Some((namespace, name)) = identity(&flow.metadata) else { continue };
+        let status = flow.status.as_ref();
+        let rollout = status.and_then(|status| status.rollout.as_ref());
+        let arms: Vec<Arm> = status.map(|status| traffic(&status.traffic)).unwrap_or_default();
+        let switch = status.and_then(|status| status.switch.as_ref()).map(|switch| {
+            let from = traffic(&switch.from);
+            Switch { at_ms: switch.at.0.as_millisecond(), stratum: stratum_of(&from), from }
+        });
         let mut route = FlowRoute {
             namespace: namespace.into(),
             name: name.into(),
             assignment: flow.spec.assignment.clone(),
-            arms: Vec::new(),
+            stratum: stratum_of(&arms),
+            arms,
+            switch,
+            stable: status.map(|status| release(&status.stable)).unwrap_or_default(),
+            candidate: rollout.map(|rollout| release(&rollout.candidate)).unwrap_or_default(),
             revisions: BTreeMap::new(),
             broken: BTreeMap::new(),
             capture: flow.spec.telemetry.capture,
             retention: flow.spec.telemetry.retention.into(),
         };
-        let traffic = flow.status.iter().flat_map(|status| &status.traffic);
-        route.arms = traffic
-            .map(|arm| Arm { variant: arm.variant.clone(), revision: arm.revision.clone(), weight: arm.weight })
-            .collect();
         for (revision, program) in revisions.remove(&(namespace, name)).unwrap_or_default() {
             match program {
                 Ok(program) => drop(route.revisions.insert(revision.to_owned(), program)),
                 Err(cause) => drop(route.broken.insert(revision.to_owned(), cause)),
             }
         }
-        // Status and contents come by different watches: until the contents are here, the old table serves.
-        let arrived = |route: &FlowRoute, arm: &Arm| {
-            route.revisions.contains_key(&arm.revision) || route.broken.contains_key(&arm.revision)
-        };
-        if !route.arms.iter().all(|arm| arrived(&route, arm))
-            && let Some(old) = previous.flow(namespace, name)
-            && old.arms.iter().all(|arm| arrived(&route, arm))
-        {
-            route.arms.clone_from(&old.arms);
-        }
+        settle(&mut route, previous.flow(namespace, name).map(Arc::as_ref));
         insert(&mut snapshot.flows, namespace, name, route);
     }
+}
+
+/// Sees to it that the table can be served. Status and contents come by different watches, and a candidate's content may
+/// vanish or be of a newer format: until it is here and can be read, the table before serves, or else the stable release.
+fn settle(route: &mut FlowRoute, previous: Option<&FlowRoute>) {
+    if route.switch.as_ref().is_some_and(|switch| !route.can_serve(&switch.from)) {
+        route.switch = None;
+    }
+    if route.arms.is_empty() || route.can_serve(&route.arms) {
+        return;
+    }
+    if let Some(old) = previous.filter(|old| route.can_serve(&old.arms)) {
+        let switch = old.switch.clone().filter(|switch| route.can_serve(&switch.from));
+        (route.arms, route.stratum, route.switch) = (old.arms.clone(), old.stratum.clone(), switch);
+    } else if route.can_serve(&route.stable) {
+        (route.arms, route.stratum, route.switch) = (route.stable.clone(), stratum_of(&route.stable), None);
+    }
+}
+
+fn traffic(entries: &[FlowTraffic]) -> Vec<Arm> {
+    let arm = |entry: &FlowTraffic| Arm {
+        variant: entry.variant.clone(),
+        revision: entry.revision.clone(),
+        weight: entry.weight,
+    };
+    entries.iter().map(arm).collect()
+}
+
+fn release(entries: &[ArmRevision]) -> Vec<Arm> {
+    let arm = |entry: &ArmRevision| Arm {
+        variant: entry.variant.clone(),
+        revision: entry.revision.clone(),
+        weight: entry.weight,
+    };
+    entries.iter().map(arm).collect()
 }
 
 fn compile(object: &ControllerRevision) -> Result<Arc<Program>, String> {

@@ -184,7 +184,7 @@ fn units_follow_the_weights() {
     };
     let snapshot = build(&objects, "s", &Snapshot::default());
     let route = snapshot.flow("a", "docs").unwrap();
-    let short = (0..10_000).filter(|unit| route.arm(&unit.to_string()).unwrap().variant == "short").count();
+    let short = (0..10_000).filter(|unit| route.route(&unit.to_string(), 0).unwrap().arm.variant == "short").count();
     assert!((1_850..2_150).contains(&short), "{short}");
     assert_eq!(route.salt(), "a/docs");
 }

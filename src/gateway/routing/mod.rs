@@ -13,7 +13,7 @@ use tokio::sync::watch as signal;
 
 pub use build::{Objects, build};
 pub use keys::{ApiKey, KeyTable, Scope};
-pub use table::{Arm, External, FlowRoute, IndexRoute, ModelRoute, Price, Snapshot};
+pub use table::{Arm, External, FlowRoute, IndexRoute, ModelRoute, Price, Routed, Snapshot, Switch};
 pub use watch::watch;
 
 /// The current snapshot, swapped without locks.

@@ -8,6 +8,7 @@ use super::keys::KeyTable;
 use crate::api::model_deployment::Task;
 use crate::api::prompt_flow::{Assignment, Capture};
 use crate::experiment::assignment;
+use crate::experiment::measurements::stratum;
 use crate::gateway::endpoints::{Pool, Target, TargetKind};
 use crate::gateway::flow::Program;
 
@@ -48,8 +49,16 @@ pub struct FlowRoute {
     pub name: String,
     /// What is assigned.
     pub assignment: Assignment,
-    /// The routing table of units.
+    /// The routing table of units; a (variant, revision) may have several entries.
     pub arms: Vec<Arm>,
+    /// Name of the table, see [`stratum`].
+    pub stratum: String,
+    /// The table before it, while that one still holds.
+    pub switch: Option<Switch>,
+    /// The last release that was promoted.
+    pub stable: Vec<Arm>,
+    /// The release of the rollout under way, or of the last one.
+    pub candidate: Vec<Arm>,
     /// Revisions that exist, by name; more than those that get traffic.
     pub revisions: BTreeMap<String, Arc<Program>>,
     /// Revisions that exist and cannot be served, with the cause.
@@ -58,6 +67,28 @@ pub struct FlowRoute {
     pub capture: Capture,
     /// How long it is kept.
     pub retention: Duration,
+}
+
+/// A change of the routing table at a moment on which all replicas agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// When the new table takes over, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// The table until then.
+    pub from: Vec<Arm>,
+    /// Its name.
+    pub stratum: String,
+}
+
+/// Where a unit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed<'a> {
+    /// The arm.
+    pub arm: &'a Arm,
+    /// Name of the table.
+    pub stratum: &'a str,
+    /// Percent of the units that go to the arm's variant and revision, over all entries of the table.
+    pub weight: i32,
 }
 
 /// An entry of a routing table.
@@ -167,6 +198,11 @@ impl Snapshot {
     }
 }
 
+/// Name of a routing table.
+pub(super) fn stratum_of(arms: &[Arm]) -> String {
+    stratum(arms.iter().map(|arm| (arm.variant.as_str(), arm.revision.as_str(), arm.weight)))
+}
+
 fn salt(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
@@ -188,14 +224,31 @@ impl FlowRoute {
         self.assignment.salt.clone().unwrap_or_else(|| salt(&self.namespace, &self.name))
     }
 
-    /// The arm of a unit; `None` when no revision gets traffic.
-    pub fn arm(&self, unit: &str) -> Option<&Arm> {
-        pick(&self.arms, &self.salt(), unit)
+    /// The table that holds at a moment, and its name.
+    pub fn table(&self, now_ms: i64) -> (&[Arm], &str) {
+        match &self.switch {
+            Some(switch) if now_ms < switch.at_ms => (&switch.from, &switch.stratum),
+            _ => (&self.arms, &self.stratum),
+        }
     }
 
-    /// The variant that serves a revision now, if one does.
+    /// Where a unit goes at a moment; `None` when no revision gets traffic.
+    pub fn route(&self, unit: &str, now_ms: i64) -> Option<Routed<'_>> {
+        let (table, stratum) = self.table(now_ms);
+        let arm = pick(table, &self.salt(), unit)?;
+        let same = table.iter().filter(|other| (&other.variant, &other.revision) == (&arm.variant, &arm.revision));
+        Some(Routed { arm, stratum, weight: same.map(|other| other.weight).sum() })
+    }
+
+    /// The variant that a revision belongs to, if it serves or is about to.
     pub fn variant_of(&self, revision: &str) -> Option<&str> {
-        self.arms.iter().find(|arm| arm.revision == revision).map(|arm| arm.variant.as_str())
+        let known = self.arms.iter().chain(&self.candidate).chain(&self.stable);
+        known.into_iter().find(|arm| arm.revision == revision).map(|arm| arm.variant.as_str())
+    }
+
+    /// Whether every arm with weight can be served.
+    pub(super) fn can_serve(&self, arms: &[Arm]) -> bool {
+        !arms.is_empty() && arms.iter().all(|arm| arm.weight <= 0 || self.revisions.contains_key(&arm.revision))
     }
 }
 

@@ -22,12 +22,13 @@ pub use record::{Recorder, Subject};
 pub use request::{Asked, headers_of, identify, json_body, milliseconds_now, pins_of, read_body, text};
 
 use super::auth::Auth;
+use super::clock::Clock;
 use super::endpoints::Upstream;
 use super::error::ApiError;
 use super::metrics::Metrics;
 use super::routing::Routes;
 use super::store::Store;
-use super::{feedback, flow_api, indexes, interactions, openai, reports};
+use super::{feedback, flow_api, indexes, interactions, measurements, openai, reports};
 
 /// Everything that handlers need.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct Gateway {
     pub store: Store,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Tells when a routing table changes over.
+    pub clock: Clock,
     /// Longest time for a whole answer of a model that is called by its name.
     pub model_timeout: Duration,
 }
@@ -59,6 +62,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/feedback", post(feedback::give))
         .route("/v1/interactions/{namespace}/{flow}", get(interactions::recent))
         .route("/v1/splits/{namespace}/{flow}", get(interactions::splits))
+        .route("/v1/measurements/{namespace}/{flow}", get(measurements::read))
         .route("/v1/reports/{namespace}/{evaluation}/{run}", get(reports::show))
         .route("/v1/reports/{namespace}/{evaluation}/{run}/{format}", put(reports::keep))
         .fallback(no_such_path)

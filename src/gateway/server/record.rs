@@ -10,7 +10,7 @@ use crate::api::prompt_flow::Capture;
 use crate::api::revision::short;
 use crate::gateway::flow::Trace;
 use crate::gateway::metrics::Served;
-use crate::gateway::store::{Interaction, Status};
+use crate::gateway::store::{Assigned, Interaction, Status};
 
 /// What a request is about.
 #[derive(Clone, Debug)]
@@ -31,6 +31,10 @@ pub struct Subject {
     pub stream: bool,
     /// Whether exact revisions were asked for.
     pub pinned: bool,
+    /// How the unit was assigned; absent for pinned requests and for what is no flow.
+    pub assigned: Option<Assigned>,
+    /// Whether this is a shadow copy.
+    pub shadow: bool,
     /// What is kept.
     pub capture: Capture,
     /// How long it is kept.
@@ -115,6 +119,8 @@ impl Recorder {
             first_token_ms: done.first_token_ms,
             stream: subject.stream,
             pinned: subject.pinned,
+            assigned: subject.assigned.clone(),
+            shadow: subject.shadow,
             fallbacks: done.fallbacks,
             nodes: json(serde_json::to_string(&done.nodes)),
             dependencies: json(serde_json::to_string(&done.dependencies)),

@@ -4,6 +4,7 @@
 //! and are dropped (and counted) when the disk cannot keep up, for serving matters more. Feedback and reports are
 //! acknowledged only after their transaction has reached the disk.
 
+mod measure;
 mod read;
 mod record;
 mod schema;
@@ -15,10 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+pub use measure::MeasureQuery;
 pub use read::{FeedbackSummary, FlowSplit, LatencySummary, RecentInteraction, ReportEntry};
-pub use record::{Feedback, Interaction, Report, ReportFormat, Status};
+pub use record::{Assigned, Feedback, Interaction, Report, ReportFormat, Status};
 
 use super::metrics::Metrics;
+use crate::experiment::measurements::Measurements;
+use measure::Measurer;
 use writer::Command;
 
 /// Most interactions that wait to be written.
@@ -51,6 +55,8 @@ pub enum StoreError {
 pub struct Store {
     commands: mpsc::Sender<Command>,
     reader: Arc<Mutex<Connection>>,
+    /// Apart from the reader: pages must not wait for measurements. One at a time.
+    measurer: Arc<Mutex<Measurer>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     metrics: Arc<Metrics>,
 }
@@ -63,11 +69,21 @@ impl Store {
     pub fn open(path: &Path, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
         let mut connection = Connection::open(path)?;
         schema::prepare(&mut connection)?;
-        let reader = Connection::open(path)?;
-        schema::configure(&reader)?;
+        let open = || -> Result<Connection, StoreError> {
+            let connection = Connection::open(path)?;
+            schema::configure(&connection)?;
+            Ok(connection)
+        };
+        let (reader, measurer) = (open()?, open()?);
         let (commands, inbox) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new().name("store".into()).spawn(move || writer::run(connection, inbox))?;
-        Ok(Self { commands, reader: Arc::new(Mutex::new(reader)), writer: Mutex::new(Some(writer)), metrics })
+        Ok(Self {
+            commands,
+            reader: Arc::new(Mutex::new(reader)),
+            measurer: Arc::new(Mutex::new(Measurer::new(measurer))),
+            writer: Mutex::new(Some(writer)),
+            metrics,
+        })
     }
 
     /// Hands over an interaction without waiting.
@@ -158,7 +174,19 @@ impl Store {
         self.read(move |connection| read::interactions(connection, &namespace, &flow, limit)).await
     }
 
-    /// Figures of a flow's variants, pinned requests left out.
+    /// What was measured of a flow's arms, pinned requests left out. An answer that took long is given again for a
+    /// while.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn measurements(&self, query: MeasureQuery) -> Result<Measurements, StoreError> {
+        let measurer = Arc::clone(&self.measurer);
+        let found =
+            tokio::task::spawn_blocking(move || measurer.lock().unwrap_or_else(PoisonError::into_inner).answer(&query));
+        Ok(found.await.map_err(|_| StoreError::Closed)??)
+    }
+
+    /// Figures of a flow's variants, pinned requests and shadow copies left out.
     ///
     /// # Errors
     /// When the database fails.

@@ -27,6 +27,10 @@ pub struct RecentInteraction {
     pub time_to_first_token_ms: Option<i64>,
     pub stream: bool,
     pub pinned: bool,
+    /// Whether it is a shadow copy that nobody saw.
+    pub shadow: bool,
+    /// Name of the routing table that assigned the unit.
+    pub stratum: Option<String>,
     pub fallbacks: i64,
     pub nodes: Value,
     pub dependencies: Value,
@@ -99,7 +103,8 @@ pub(super) fn interactions(
 ) -> rusqlite::Result<Vec<RecentInteraction>> {
     let mut statement = connection.prepare_cached(
         "SELECT request, time_ms, revision, variant, unit, status, error, input_tokens, output_tokens, cost, currency,
-            latency_ms, first_token_ms, stream, pinned, fallbacks, nodes, dependencies, inputs, answer
+            latency_ms, first_token_ms, stream, pinned, fallbacks, nodes, dependencies, inputs, answer, shadow,
+            (SELECT stratum FROM arms WHERE arms.id = interactions.arm)
          FROM interactions WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' ORDER BY time_ms DESC, request DESC LIMIT ?3",
     )?;
     let rows = statement.query_map(params![namespace, flow, limit], |row| {
@@ -124,6 +129,8 @@ pub(super) fn interactions(
             dependencies: json(row.get(17)?),
             inputs: row.get::<_, Option<String>>(18)?.map(json),
             answer: row.get(19)?,
+            shadow: row.get(20)?,
+            stratum: row.get(21)?,
         })
     })?;
     rows.collect()
@@ -133,7 +140,7 @@ pub(super) fn splits(connection: &Connection, namespace: &str, flow: &str) -> ru
     let mut statement = connection.prepare_cached(
         "SELECT variant, revision, count(DISTINCT unit), count(*), sum(status = 'error'), sum(input_tokens),
             sum(output_tokens), sum(cost), min(currency), count(DISTINCT currency)
-         FROM interactions WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' AND pinned = 0
+         FROM interactions WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' AND pinned = 0 AND shadow = 0
          GROUP BY variant, revision ORDER BY max(time_ms) DESC",
     )?;
     let rows = statement.query_map([namespace, flow], |row| {
@@ -163,7 +170,7 @@ pub(super) fn splits(connection: &Connection, namespace: &str, flow: &str) -> ru
 fn latency(connection: &Connection, namespace: &str, flow: &str, of: &FlowSplit) -> rusqlite::Result<LatencySummary> {
     let mut statement = connection.prepare_cached(
         "SELECT latency_ms FROM interactions
-         WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' AND pinned = 0 AND variant = ?3 AND revision = ?4
+         WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' AND pinned = 0 AND shadow = 0 AND variant = ?3 AND revision = ?4
             AND status = 'ok' ORDER BY latency_ms",
     )?;
     let rows = statement.query_map([namespace, flow, &of.variant, &of.revision], |row| row.get(0))?;
@@ -182,7 +189,7 @@ fn feedback(connection: &Connection, namespace: &str, flow: &str, of: &FlowSplit
         .prepare_cached(
             "SELECT count(feedback.score), avg(feedback.score) FROM feedback
              JOIN interactions ON interactions.request = feedback.request
-             WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' AND pinned = 0 AND variant = ?3 AND revision = ?4",
+             WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' AND pinned = 0 AND shadow = 0 AND variant = ?3 AND revision = ?4",
         )?
         .query_row([namespace, flow, &of.variant, &of.revision], |row| {
             Ok(FeedbackSummary { count: row.get(0)?, mean: row.get(1)? })

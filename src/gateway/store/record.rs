@@ -65,6 +65,10 @@ pub struct Interaction {
     pub stream: bool,
     /// Whether exact revisions were asked for: not part of any user's experience.
     pub pinned: bool,
+    /// How the unit was assigned; absent for pinned requests and for what is no flow: these are not measured.
+    pub assigned: Option<Assigned>,
+    /// Whether this is a shadow copy that nobody saw.
+    pub shadow: bool,
     /// Calls that a fallback model answered.
     pub fallbacks: u32,
     /// Times of nodes, as JSON.
@@ -77,15 +81,28 @@ pub struct Interaction {
     pub answer: Option<String>,
 }
 
+/// By which routing table a unit was assigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// Name of the table, see [`stratum`](crate::experiment::measurements::stratum); `shadow` for shadow copies.
+    pub stratum: String,
+    /// Percent of the units that the arm has in the table.
+    pub weight: i32,
+}
+
 /// Feedback on an answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Feedback {
     /// Request id of the answer.
     pub request: String,
     /// When it came, in milliseconds since 1970.
     pub time_ms: i64,
-    /// From −1 (bad) to 1 (good).
+    /// From −1 (bad) to 1 (good); thumbs are one of the ends.
     pub score: Option<f64>,
+    /// Whether thumbs were up, if thumbs were given.
+    pub thumbs: Option<bool>,
+    /// From 0 (bad) to 1 (good), given by a judge. A judge that failed gives none.
+    pub judge_score: Option<f64>,
     /// Words.
     pub comment: Option<String>,
     /// Something that happened, such as `copied`.

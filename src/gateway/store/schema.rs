@@ -7,7 +7,9 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Each entry brings a file from the format of its place to the next. Entries are never changed, only added.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [FIRST, MEASURED];
+
+pub(super) const FIRST: &str = "
     CREATE TABLE interactions (
         request TEXT PRIMARY KEY,
         time_ms INTEGER NOT NULL,
@@ -56,7 +58,33 @@ const MIGRATIONS: [&str; 1] = ["
         body BLOB NOT NULL,
         PRIMARY KEY (namespace, evaluation, run, format)
     );
-"];
+";
+
+/// What is measured of arms. The two indexes hold all that measurements read, so that these never touch the wide rows.
+const MEASURED: &str = "
+    CREATE TABLE arms (
+        id INTEGER PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        stratum TEXT NOT NULL,
+        variant TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        shadow INTEGER NOT NULL,
+        weight INTEGER NOT NULL,
+        UNIQUE (namespace, name, stratum, variant, revision, shadow)
+    );
+    ALTER TABLE interactions ADD COLUMN arm INTEGER;
+    ALTER TABLE interactions ADD COLUMN shadow INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX interactions_by_arm ON interactions
+        (arm, time_ms, unit, status, fallbacks, latency_ms, cost, currency) WHERE arm IS NOT NULL;
+    ALTER TABLE feedback ADD COLUMN thumbs INTEGER;
+    ALTER TABLE feedback ADD COLUMN judge_score REAL;
+    ALTER TABLE feedback ADD COLUMN arm INTEGER;
+    ALTER TABLE feedback ADD COLUMN unit TEXT;
+    ALTER TABLE feedback ADD COLUMN asked_ms INTEGER;
+    CREATE INDEX feedback_by_arm ON feedback
+        (arm, asked_ms, unit, request, score, thumbs, judge_score, event) WHERE arm IS NOT NULL;
+";
 
 /// Brings the file to the current format.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {

@@ -25,6 +25,8 @@ fn interaction(request: &str) -> Interaction {
         first_token_ms: Some(20),
         stream: false,
         pinned: false,
+        assigned: None,
+        shadow: false,
         fallbacks: 0,
         nodes: "[]".into(),
         dependencies: "{}".into(),
@@ -38,9 +40,8 @@ fn feedback(request: &str, score: f64) -> Feedback {
         request: request.into(),
         time_ms: 1_500,
         score: Some(score),
-        comment: None,
-        event: None,
         principal: "key".into(),
+        ..Feedback::default()
     }
 }
 

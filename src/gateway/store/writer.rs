@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
-use super::record::{Feedback, Interaction, Report};
+use super::record::{Assigned, Feedback, Interaction, Report};
 
 /// Most commands in one transaction.
 const BATCH: usize = 500;
@@ -130,15 +130,47 @@ fn refuse(commands: Vec<Command>, error: &rusqlite::Error) {
     drop(commands);
 }
 
+/// The arm's number, which is given at its first request.
+fn arm(transaction: &Transaction<'_>, row: &Interaction) -> rusqlite::Result<Option<i64>> {
+    let Some(Assigned { stratum, weight }) = &row.assigned else { return Ok(None) };
+    let known: Option<(i64, i32)> = transaction
+        .prepare_cached(
+            "SELECT id, weight FROM arms WHERE namespace = ?1 AND name = ?2 AND stratum = ?3 AND variant = ?4
+                AND revision = ?5 AND shadow = ?6",
+        )?
+        .query_row(params![row.namespace, row.name, stratum, row.variant, row.revision, row.shadow], |found| {
+            Ok((found.get(0)?, found.get(1)?))
+        })
+        .optional()?;
+    match known {
+        Some((id, known)) if known == *weight => Ok(Some(id)),
+        Some((id, _)) => {
+            // Only copies: a routing table's name says its weights.
+            transaction.prepare_cached("UPDATE arms SET weight = ?2 WHERE id = ?1")?.execute(params![id, weight])?;
+            Ok(Some(id))
+        }
+        None => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO arms (namespace, name, stratum, variant, revision, shadow, weight)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                )?
+                .execute(params![row.namespace, row.name, stratum, row.variant, row.revision, row.shadow, weight])?;
+            Ok(Some(transaction.last_insert_rowid()))
+        }
+    }
+}
+
 fn insert(transaction: &Transaction<'_>, row: &Interaction) -> rusqlite::Result<()> {
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let arm = arm(transaction, row)?;
     transaction
         .prepare_cached(
             "INSERT OR IGNORE INTO interactions (request, time_ms, expires_ms, kind, namespace, name, revision, variant,
                 unit, principal, status, error, input_tokens, output_tokens, cost, currency, latency_ms, first_token_ms,
-                stream, pinned, fallbacks, nodes, dependencies, inputs, answer)
+                stream, pinned, fallbacks, nodes, dependencies, inputs, answer, arm, shadow)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-                ?22, ?23, ?24, ?25)",
+                ?22, ?23, ?24, ?25, ?26, ?27)",
         )?
         .execute(params![
             row.request,
@@ -166,6 +198,8 @@ fn insert(transaction: &Transaction<'_>, row: &Interaction) -> rusqlite::Result<
             row.dependencies,
             row.inputs,
             row.answer,
+            arm,
+            row.shadow,
         ])
         .map(drop)
 }
@@ -173,9 +207,23 @@ fn insert(transaction: &Transaction<'_>, row: &Interaction) -> rusqlite::Result<
 fn keep_feedback(transaction: &Transaction<'_>, row: &Feedback) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT INTO feedback (request, time_ms, score, comment, event, principal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO feedback (request, time_ms, score, comment, event, principal, thumbs, judge_score, arm, unit,
+                asked_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
+                (SELECT arm FROM interactions WHERE request = ?1),
+                (SELECT unit FROM interactions WHERE request = ?1),
+                (SELECT time_ms FROM interactions WHERE request = ?1))",
         )?
-        .execute(params![row.request, row.time_ms, row.score, row.comment, row.event, row.principal])
+        .execute(params![
+            row.request,
+            row.time_ms,
+            row.score,
+            row.comment,
+            row.event,
+            row.principal,
+            row.thumbs,
+            row.judge_score
+        ])
         .map(drop)
 }
 
@@ -196,7 +244,7 @@ fn keep_report(transaction: &Transaction<'_>, row: &Report) -> rusqlite::Result<
         .map(drop)
 }
 
-/// Deletes interactions whose time is over, and their feedback.
+/// Deletes interactions whose time is over, their feedback, and arms of which nothing is left.
 fn expire(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
     loop {
         let deleted = connection.execute(
@@ -205,9 +253,12 @@ fn expire(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
             params![now_ms, EXPIRY_BATCH],
         )?;
         if deleted < usize::try_from(EXPIRY_BATCH).unwrap_or(usize::MAX) {
-            return Ok(());
+            break;
         }
     }
+    connection
+        .execute("DELETE FROM arms WHERE NOT EXISTS (SELECT 1 FROM interactions WHERE arm = arms.id)", [])
+        .map(drop)
 }
 
 #[cfg(test)]

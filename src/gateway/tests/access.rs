@@ -20,6 +20,7 @@ async fn nothing_is_answered_without_a_credential_that_opens_it() {
         ("POST", "/v1/feedback"),
         ("GET", "/v1/interactions/a/docs"),
         ("GET", "/v1/splits/a/docs"),
+        ("GET", "/v1/measurements/a/docs"),
         ("GET", "/v1/reports/a/e/r"),
         ("PUT", "/v1/reports/a/e/r/json"),
     ];

@@ -1,7 +1,7 @@
 //! A gateway without a cluster: routing tables, keys and reviews come from the test.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::engine::Engine;
 use crate::gateway::auth::{Access, Auth, ReviewError, Reviewer, Tokens, User};
+use crate::gateway::clock::Clock;
 use crate::gateway::endpoints::{Limits, Upstream};
 use crate::gateway::metrics::Metrics;
 use crate::gateway::routing::{Objects, Routes, build};
@@ -63,6 +64,8 @@ pub struct TestGateway {
     pub base: String,
     pub gateway: Arc<Gateway>,
     pub reviewer: Arc<FakeReviewer>,
+    /// The time by which routing tables change over, in milliseconds since 1970.
+    pub clock: Arc<AtomicI64>,
     pub client: reqwest::Client,
     pub objects: Mutex<Objects>,
     pub folder: tempfile::TempDir,
@@ -79,6 +82,7 @@ impl TestGateway {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let routes = Arc::new(Routes::default());
+        let clock = Arc::new(AtomicI64::new(0));
         let metrics = Arc::new(Metrics::default());
         let reviewer = Arc::new(FakeReviewer::default());
         let tokens = Tokens::new(Arc::clone(&reviewer) as Arc<dyn Reviewer>);
@@ -88,6 +92,7 @@ impl TestGateway {
             store: Store::open(&folder.path().join("gateway.db"), Arc::clone(&metrics)).unwrap(),
             routes,
             metrics: Arc::clone(&metrics),
+            clock: Clock::Set(Arc::clone(&clock)),
             model_timeout: Duration::from_secs(20),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -106,6 +111,7 @@ impl TestGateway {
             base,
             gateway,
             reviewer,
+            clock,
             client: reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap(),
             objects: Mutex::default(),
             folder,
