@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use llmops::cli::request::{self, Action};
 use llmops::cli::{Cli, Command};
 use llmops::{controllers, evaluator, fetch, gateway, indexer, telemetry};
 
@@ -32,6 +33,11 @@ fn main() -> ExitCode {
             Command::Crds(args) => llmops::cli::crds::run(&args),
             Command::Validate(args) => llmops::cli::validate::run(&args),
             Command::Key(args) => llmops::cli::key::run(&args),
+            Command::Status(args) => llmops::cli::status::run(args).await,
+            Command::Promote(args) => request::run(Action::Promote, args).await,
+            Command::Rollback(args) => request::run(Action::Rollback, args).await,
+            Command::Hold(args) => request::run(Action::Hold, args).await,
+            Command::Resume(args) => request::run(Action::Resume, args).await,
         }
     })
 }

@@ -1,8 +1,11 @@
 //! Command line: the subcommands of the one binary. Each process's arguments live in its own room.
 
+pub mod cluster;
 pub mod crds;
 pub mod key;
 pub mod reference;
+pub mod request;
+pub mod status;
 pub mod validate;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -47,4 +50,24 @@ pub enum Command {
     Validate(validate::Args),
     /// Make an API key for the gateway.
     Key(key::Args),
+    /// Draw how a resource stands: traffic, rollout, gates, intervals.
+    Status(status::Args),
+    /// Ask the operator to give everybody the candidate now, or to try a rejected revision again.
+    #[command(after_help = REQUESTS)]
+    Promote(request::Args),
+    /// Ask the operator to give the candidate to nobody any more, and to reject it.
+    #[command(after_help = REQUESTS)]
+    Rollback(request::Args),
+    /// Ask the operator to keep a rollout where it is.
+    #[command(after_help = REQUESTS)]
+    Hold(request::Args),
+    /// Ask the operator to go on with a rollout that is held.
+    #[command(after_help = REQUESTS)]
+    Resume(request::Args),
 }
+
+const REQUESTS: &str = "The request is the annotation llmops.dev/rollout-request on the resource: it names the revision, acts once, and makes no
+difference to Git. Who may patch the resource may make it: the roles llmops-prompt-engineer (flows), llmops-ml-engineer
+and llmops-admin. The command waits until the controller has acted and says what came of it.
+
+Exit code: 0 when what was asked for is done, 1 when not.";
