@@ -58,8 +58,9 @@ impl Note {
     }
 }
 
-/// The events of a change of conditions: becoming stalled, losing readiness, and recovering from either.
-pub fn transitions(old: &[Condition], new: &[Condition]) -> Vec<Note> {
+/// The events of a change of conditions: becoming stalled, losing readiness, and recovering from either. Readiness lost with one of the
+/// `ordinary` reasons is no bad news.
+pub fn transitions(old: &[Condition], new: &[Condition], ordinary: &[&str]) -> Vec<Note> {
     let mut notes = Vec::new();
     let is =
         |conditions: &[Condition], kind: &str, status: &str| find(conditions, kind).is_some_and(|c| c.status == status);
@@ -73,7 +74,8 @@ pub fn transitions(old: &[Condition], new: &[Condition]) -> Vec<Note> {
     // A new revision on its way makes an object less than ready; while the old one serves that is no bad news.
     let serves = is(new, "Available", "True");
     if ready.status != "True" && is(old, "Ready", "True") && notes.is_empty() && !serves {
-        notes.push(Note::warning(&ready.reason, ready.message.clone()));
+        let warning = !ordinary.contains(&ready.reason.as_str());
+        notes.push(Note { warning, ..Note::normal(&ready.reason, ready.message.clone()) });
     }
     if ready.status == "True" && !is(new, "Stalled", "True") && is(old, "Stalled", "True") {
         notes.push(Note::normal(&ready.reason, ready.message.clone()));
@@ -94,13 +96,14 @@ mod tests {
         let ready = of(&[Observation::yes("Ready", "Serving", ""), Observation::no("Stalled", "Fine", "")]);
         let stalled =
             of(&[Observation::yes("Ready", "Serving", ""), Observation::yes("Stalled", "DigestMismatch", "x")]);
-        assert!(transitions(&[], &starting).is_empty());
-        assert!(transitions(&starting, &ready).is_empty());
-        assert_eq!(transitions(&ready, &stalled), [Note::warning("DigestMismatch", "x")]);
-        assert!(transitions(&stalled, &stalled).is_empty());
-        assert_eq!(transitions(&stalled, &ready), [Note::normal("Serving", "")]);
-        assert_eq!(transitions(&ready, &starting), [Note::warning("Progressing", "")]);
+        assert!(transitions(&[], &starting, &[]).is_empty());
+        assert!(transitions(&starting, &ready, &[]).is_empty());
+        assert_eq!(transitions(&ready, &stalled, &[]), [Note::warning("DigestMismatch", "x")]);
+        assert!(transitions(&stalled, &stalled, &[]).is_empty());
+        assert_eq!(transitions(&stalled, &ready, &[]), [Note::normal("Serving", "")]);
+        assert_eq!(transitions(&ready, &starting, &[]), [Note::warning("Progressing", "")]);
+        assert_eq!(transitions(&ready, &starting, &["Progressing"]), [Note::normal("Progressing", "")]);
         let rolling = of(&[Observation::no("Ready", "Progressing", ""), Observation::yes("Available", "Serving", "")]);
-        assert!(transitions(&ready, &rolling).is_empty());
+        assert!(transitions(&ready, &rolling, &[]).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! One reconcile: `fetch → validate → build → apply → status`, the same for every kind.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -34,7 +34,11 @@ pub trait Controller: Send + Sync + Sized + 'static {
     /// Field manager of all writes, such as `llmops-modeldeployment`.
     const FIELD_MANAGER: &'static str;
 
-    /// Objects of the namespace that the spec refers to. Their changes reconcile this object.
+    /// Reasons with which `Ready` is lost in the ordinary course of things: their event is no warning.
+    const ORDINARY: &'static [&'static str] = &[];
+
+    /// Objects of the namespace that the spec refers to. Their changes reconcile this object. What only `fetch` can find is read by
+    /// [`Scope::follow`].
     fn references(object: &Self::Object) -> Vec<Reference>;
 
     /// Collects what decides: owned objects, referenced objects. Reads caches; no request in the ordinary case.
@@ -158,7 +162,11 @@ pub struct Shared {
 pub struct Scope<'a> {
     shared: &'a Shared,
     parent: &'a Parent,
+    followed: Mutex<Vec<Followed>>,
 }
+
+/// An object that was looked up, and the version that was seen.
+pub(crate) type Followed = (Reference, Option<String>);
 
 impl<'a> Scope<'a> {
     /// The time now.
@@ -172,6 +180,19 @@ impl<'a> Scope<'a> {
     /// When it does not fit its type.
     pub fn get<K: Watched>(&self, name: &str) -> Result<Option<K>, Error> {
         self.shared.caches.get(&self.key(name))
+    }
+
+    /// An object that decides without being named by the spec, such as what a referenced object refers to: until the next reconcile, its
+    /// changes reconcile this object too.
+    ///
+    /// # Errors
+    /// When it does not fit its type.
+    pub fn follow<K: Watched>(&self, name: &str) -> Result<Option<K>, Error> {
+        let key = self.key(name);
+        let entry = self.shared.caches.of(K::KIND).get(&key);
+        let version = entry.as_ref().map(|entry| entry.resource_version.clone());
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).push((Reference::new(K::KIND, name), version));
+        entry.map(|entry| decode(&entry, K::KIND, &key)).transpose()
     }
 
     /// Whether the namespace has an object of this kind and name (for owned kinds: one with our label).
@@ -225,6 +246,8 @@ pub(crate) struct Next {
     pub(crate) again: Option<Duration>,
     /// An object that the reconcile waits for besides the spec's references.
     pub(crate) waiting_on: Option<Reference>,
+    /// What decided without being named by the spec.
+    pub(crate) followed: Vec<Followed>,
 }
 
 /// Failures in a row after which a transient error shows in the status.
@@ -255,11 +278,14 @@ pub(crate) async fn reconcile<C: Controller>(
     if object.suspended() {
         let written = run.conclude(&object, Stage::Suspended).await;
         return match written {
-            Ok(again) => (Next { again, waiting_on: None }, Ok(())),
+            Ok(again) => (Next { again, ..Next::default() }, Ok(())),
             Err(error) => (Next::default(), Err(error)),
         };
     }
-    run.stages(&object, failures).await
+    let scope = Scope { shared, parent: &parent, followed: Mutex::default() };
+    let (next, result) = run.stages(&scope, &object, failures).await;
+    let followed = scope.followed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (Next { followed, ..next }, result)
 }
 
 struct Run<'a, C: Controller> {
@@ -271,9 +297,8 @@ struct Run<'a, C: Controller> {
 }
 
 impl<C: Controller> Run<'_, C> {
-    async fn stages(&mut self, object: &C::Object, failures: u32) -> (Next, Result<(), Error>) {
-        let scope = Scope { shared: self.shared, parent: self.parent };
-        let fetched = match self.controller.fetch(&scope, object).await {
+    async fn stages(&mut self, scope: &Scope<'_>, object: &C::Object, failures: u32) -> (Next, Result<(), Error>) {
+        let fetched = match self.controller.fetch(scope, object).await {
             Ok(fetched) => fetched,
             Err(error) => return self.fail(object, None, None, error, failures).await,
         };
@@ -304,7 +329,7 @@ impl<C: Controller> Run<'_, C> {
         }
         let stage = Stage::Done { fetched: &fetched, validated: &validated, plan: &plan, applied: &applied };
         match self.conclude(object, stage).await {
-            Ok(again) => (Next { again, waiting_on: None }, Ok(())),
+            Ok(again) => (Next { again, ..Next::default() }, Ok(())),
             Err(error) => (Next::default(), Err(error)),
         }
     }
@@ -341,7 +366,8 @@ impl<C: Controller> Run<'_, C> {
         let previous = self.previous.clone().unwrap_or_default();
         let now = self.shared.clock.now();
         let verdict = self.controller.status(&View { object, previous: &previous, stage, now });
-        let mut notes = transitions(C::Object::conditions(&previous), C::Object::conditions(&verdict.status));
+        let mut notes =
+            transitions(C::Object::conditions(&previous), C::Object::conditions(&verdict.status), C::ORDINARY);
         notes.extend(verdict.events);
         if self.write_status(&verdict.status).await? {
             for note in &notes {

@@ -8,46 +8,45 @@ use super::kinds::{Key, Kind, Reference};
 #[derive(Default)]
 pub struct References {
     declared: HashMap<Key, BTreeSet<Reference>>,
-    waiting: HashMap<Key, Reference>,
+    met: HashMap<Key, BTreeSet<Reference>>,
     referrers: HashMap<(Kind, Key), BTreeSet<String>>,
 }
 
 impl References {
     /// Sets what an object's spec refers to.
     pub fn declare(&mut self, key: &Key, references: impl IntoIterator<Item = Reference>) {
-        let new: BTreeSet<Reference> = references.into_iter().collect();
-        let old =
-            if new.is_empty() { self.declared.remove(key) } else { self.declared.insert(key.clone(), new.clone()) };
-        for gone in old.unwrap_or_default().difference(&new) {
-            if self.waiting.get(key) != Some(gone) {
+        let new = references.into_iter().collect();
+        let old = replace(&mut self.declared, key, &new);
+        self.relink(key, &old, &new, |references| &references.met);
+    }
+
+    /// Sets what the last reconcile of an object met besides: what it waits for, and what decided without being named by the spec.
+    pub fn meet(&mut self, key: &Key, references: impl IntoIterator<Item = Reference>) {
+        let new = references.into_iter().collect();
+        let old = replace(&mut self.met, key, &new);
+        self.relink(key, &old, &new, |references| &references.declared);
+    }
+
+    fn relink(
+        &mut self,
+        key: &Key,
+        old: &BTreeSet<Reference>,
+        new: &BTreeSet<Reference>,
+        others: impl Fn(&Self) -> &HashMap<Key, BTreeSet<Reference>>,
+    ) {
+        for gone in old.difference(new) {
+            if !others(self).get(key).is_some_and(|others| others.contains(gone)) {
                 self.unlink(key, gone);
             }
         }
-        for reference in &new {
+        for reference in new {
             self.link(key, reference);
-        }
-    }
-
-    /// Sets what an object waits for besides what its spec refers to.
-    pub fn wait(&mut self, key: &Key, on: Option<Reference>) {
-        let old = match &on {
-            Some(on) => self.waiting.insert(key.clone(), on.clone()),
-            None => self.waiting.remove(key),
-        };
-        if let Some(old) = old
-            && Some(&old) != on.as_ref()
-            && !self.declared.get(key).is_some_and(|declared| declared.contains(&old))
-        {
-            self.unlink(key, &old);
-        }
-        if let Some(on) = &on {
-            self.link(key, on);
         }
     }
 
     /// Forgets an object.
     pub fn forget(&mut self, key: &Key) {
-        self.wait(key, None);
+        self.meet(key, []);
         self.declare(key, []);
     }
 
@@ -73,6 +72,11 @@ impl References {
     }
 }
 
+fn replace(sets: &mut HashMap<Key, BTreeSet<Reference>>, key: &Key, new: &BTreeSet<Reference>) -> BTreeSet<Reference> {
+    let old = if new.is_empty() { sets.remove(key) } else { sets.insert(key.clone(), new.clone()) };
+    old.unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,10 +88,13 @@ mod tests {
         let secret = Reference::new(Kind::Secret, "s");
         let target = Key::new("n", "s");
         references.declare(&flow, [secret.clone()]);
-        references.wait(&flow, Some(secret.clone()));
+        let model = Reference::new(Kind::ModelDeployment, "m");
+        references.meet(&flow, [secret.clone(), model]);
+        assert_eq!(references.referrers(Kind::ModelDeployment, &Key::new("n", "m")), std::slice::from_ref(&flow));
         assert_eq!(references.referrers(Kind::Secret, &target), std::slice::from_ref(&flow));
         assert!(references.referrers(Kind::Secret, &Key::new("other", "s")).is_empty());
-        references.wait(&flow, None);
+        references.meet(&flow, []);
+        assert!(references.referrers(Kind::ModelDeployment, &Key::new("n", "m")).is_empty());
         assert_eq!(references.referrers(Kind::Secret, &target), std::slice::from_ref(&flow));
         references.forget(&flow);
         assert!(references.referrers(Kind::Secret, &target).is_empty());

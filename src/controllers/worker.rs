@@ -142,7 +142,8 @@ impl<C: Controller> Worker<C> {
             lock(&self.references).forget(key);
             return None;
         }
-        lock(&self.references).wait(key, next.waiting_on.clone());
+        let followed = next.followed.iter().map(|(reference, _)| reference);
+        lock(&self.references).meet(key, next.waiting_on.iter().chain(followed).cloned());
         let delay = match result {
             Err(Error::NotLeader) => return None,
             Err(Error::Transient { .. } | Error::Conflict(_)) => {
@@ -153,10 +154,20 @@ impl<C: Controller> Worker<C> {
                 lock(&self.failures).remove(key);
                 let foreign = matches!(result, Err(error) if error.reason() == REASON_NAME_CONFLICT);
                 let resync = if foreign { FOREIGN_RETRY } else { backoff::resync(fastrand::f64()) };
-                next.again.map_or(resync, |again| again.min(resync))
+                let again = next.again.map_or(resync, |again| again.min(resync));
+                if self.missed_a_change(key, next) { Duration::ZERO } else { again }
             }
         };
         Some(Instant::now() + delay)
+    }
+
+    /// Whether something changed between the reconcile's look at it and the moment from which its changes are answered.
+    fn missed_a_change(&self, key: &Key, next: &Next) -> bool {
+        next.followed.iter().any(|(reference, seen)| {
+            let at = Key::new(key.namespace.as_str(), reference.name.as_str());
+            let now = self.shared.caches.of(reference.kind).get(&at);
+            now.as_ref().map(|entry| &entry.resource_version) != seen.as_ref()
+        })
     }
 
     fn log(&self, key: &Key, cached: Option<&Entry>, result: &Result<(), Error>, failures: u32) {

@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::outcome::Reply;
-use super::plan::{EvaluationPlan, PlannedTarget};
+use super::plan::{EvaluationPlan, INDEX, MODEL, PlannedTarget};
 use super::report::Source;
 use crate::api::evaluation::EvaluatedRevision;
 use crate::api::model_deployment::Cost;
+use crate::indexer::job::{SearchRequest, SearchResponse};
 
 /// Attempts for a question that the gateway cannot answer now.
 const MAX_ATTEMPTS: u32 = 8;
@@ -133,7 +134,6 @@ impl Gateway {
     pub async fn ask_flow(&self, revision: &EvaluatedRevision, inputs: &Map<String, Value>) -> Result<Reply, AskError> {
         let path = format!("/v1/flows/{}/{}", self.plan.namespace, self.plan.target.name());
         let body = json!({"inputs": inputs, "stream": false});
-        let pin = format!("flow={}", revision.revision);
         let read = |text: &str, seconds: f64| {
             let answer: FlowAnswer =
                 serde_json::from_str(text).map_err(|error| format!("its answer is not readable: {error}"))?;
@@ -142,6 +142,17 @@ impl Gateway {
                     "revision {} answered instead of the pinned {}",
                     answer.revision, revision.revision
                 ));
+            }
+            // A pin that the gateway did not heed would judge something else than what is gated.
+            let pinned = |kind: &str, revision: &String| {
+                let mut of_kind = self.plan.dependencies.iter().filter(|used| used.kind == kind).peekable();
+                of_kind.peek().is_none() || of_kind.any(|used| used.revision == *revision)
+            };
+            let strayed = answer.dependencies.models.iter().find(|(_, revision)| !pinned(MODEL, revision));
+            let strayed =
+                strayed.or_else(|| answer.dependencies.indexes.iter().find(|(_, found)| !pinned(INDEX, found)));
+            if let Some((alias, revision)) = strayed {
+                return Err(format!("{alias:?} answered with revision {revision}, which is not pinned"));
             }
             let models =
                 answer.dependencies.models.into_iter().map(|(name, revision)| (format!("model/{name}"), revision));
@@ -158,7 +169,7 @@ impl Gateway {
                 dependencies: models.chain(indexes).collect(),
             })
         };
-        self.ask(&path, &body, &pin, read).await
+        self.ask(&path, &body, &self.plan.pin(revision), read).await
     }
 
     /// Asks a model revision.
@@ -166,17 +177,16 @@ impl Gateway {
     /// # Errors
     /// When no attempt brought an answer.
     pub async fn ask_model(&self, revision: &EvaluatedRevision, question: &str) -> Result<Reply, AskError> {
-        let (PlannedTarget::Model { name, .. } | PlannedTarget::Flow { name, .. }) = &self.plan.target;
+        let name = self.plan.target.name();
         let cost = match &self.plan.target {
             PlannedTarget::Model { cost, .. } => cost.as_ref(),
-            PlannedTarget::Flow { .. } => None,
+            PlannedTarget::Flow { .. } | PlannedTarget::Index { .. } => None,
         };
         let body = json!({
             "model": format!("{}/{name}", self.plan.namespace),
             "messages": [{"role": "user", "content": question}],
             "stream": false,
         });
-        let pin = format!("model/{name}={}", revision.revision);
         let read = |text: &str, seconds: f64| {
             let answer: Completion =
                 serde_json::from_str(text).map_err(|error| format!("its answer is not readable: {error}"))?;
@@ -191,7 +201,45 @@ impl Gateway {
                 ..Reply::default()
             })
         };
-        self.ask("/v1/chat/completions", &body, &pin, read).await
+        self.ask("/v1/chat/completions", &body, &self.plan.pin(revision), read).await
+    }
+
+    /// Searches an index generation. The answer is the text of the chunks found, the best first.
+    ///
+    /// # Errors
+    /// When no attempt brought an answer of that generation.
+    pub async fn ask_index(
+        &self,
+        revision: &EvaluatedRevision,
+        question: &str,
+        filters: BTreeMap<String, String>,
+    ) -> Result<Reply, AskError> {
+        let name = self.plan.target.name();
+        let path = format!("/v1/indexes/{}/{name}/search", self.plan.namespace);
+        let request = SearchRequest { query: question.to_owned(), top_k: None, min_score: None, filters };
+        let body = serde_json::to_value(request)
+            .map_err(|error| AskError::Failed(format!("the question cannot be written as JSON: {error}")))?;
+        let read = |text: &str, seconds: f64| {
+            let found: SearchResponse =
+                serde_json::from_str(text).map_err(|error| format!("its answer is not readable: {error}"))?;
+            if found.generation != revision.revision {
+                let (met, pinned) = (&found.generation, &revision.revision);
+                return Err(format!("generation {met} answered instead of the pinned {pinned}"));
+            }
+            let chunks: Vec<&str> = found.results.iter().map(|hit| hit.text.as_str()).collect();
+            Ok(Reply {
+                text: chunks.join("\n\n"),
+                seconds,
+                sources: found
+                    .results
+                    .iter()
+                    .map(|hit| Source { uri: hit.uri.clone(), heading: hit.heading.clone(), score: hit.score })
+                    .collect(),
+                dependencies: BTreeMap::from([(format!("index/{name}"), found.generation.clone())]),
+                ..Reply::default()
+            })
+        };
+        self.ask(&path, &body, &self.plan.pin(revision), read).await
     }
 
     /// Stores a report at the gateway.

@@ -105,6 +105,10 @@ pub fn check(
             PlannedTarget::Flow { inputs, .. } => {
                 case.inputs(inputs)?;
             }
+            PlannedTarget::Index { filters, .. } => {
+                case.question(columns)?;
+                case.filters(filters)?;
+            }
         }
         for metric in metrics {
             case.expected(metric, columns)?;
@@ -119,7 +123,19 @@ pub fn compares(kind: MetricType) -> bool {
 }
 
 impl Case {
-    /// The user's message, for models.
+    /// Values of the tags that an index is filtered on: the columns that are named like them.
+    ///
+    /// # Errors
+    /// When a column is missing or no text.
+    pub fn filters(&self, names: &[String]) -> Result<BTreeMap<String, String>, DatasetError> {
+        let value = |name: &String| match self.columns.get(name) {
+            Some(Value::String(text)) => Ok((name.clone(), text.clone())),
+            other => Err(self.needs(name, other, &format!("the index's required filter {name:?}"), "a text")),
+        };
+        names.iter().map(value).collect()
+    }
+
+    /// The user's message, for models, and the question, for indexes.
     ///
     /// # Errors
     /// When the column is missing or no text.
@@ -254,7 +270,7 @@ mod tests {
                 cases[0]
                     .inputs(&match flow() {
                         PlannedTarget::Flow { inputs, .. } => inputs,
-                        PlannedTarget::Model { .. } => unreachable!(),
+                        PlannedTarget::Model { .. } | PlannedTarget::Index { .. } => unreachable!(),
                     })
                     .unwrap()
             ),

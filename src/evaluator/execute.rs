@@ -111,6 +111,9 @@ async fn one(
     let reply = match &plan.target {
         PlannedTarget::Flow { inputs, .. } => gateway.ask_flow(revision, &case.inputs(inputs)?).await,
         PlannedTarget::Model { .. } => gateway.ask_model(revision, case.question(&plan.dataset.columns)?).await,
+        PlannedTarget::Index { filters, .. } => {
+            gateway.ask_index(revision, case.question(&plan.dataset.columns)?, case.filters(filters)?).await
+        }
     };
     match reply {
         Ok(reply) => Ok(Ok(reply)),

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::evaluation::{Budget, Columns, EvaluatedRevision, Gate, Metric, MetricResult, ReportFormat, Verdict};
+use crate::api::evaluation::{
+    Budget, Columns, Dependency, EvaluatedRevision, Gate, Metric, MetricResult, ReportFormat, Verdict,
+};
 use crate::api::model_deployment::Cost;
 use crate::api::prompt_flow::Input;
 use crate::api::quantity::Decimal;
@@ -47,6 +49,9 @@ pub struct EvaluationPlan {
     pub target: PlannedTarget,
     /// The revisions that are asked, pinned; the first is the baseline.
     pub revisions: Vec<EvaluatedRevision>,
+    /// Revisions of the models and generations of the indexes that the flow uses, pinned with every question.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Dependency>,
     /// The cases.
     pub dataset: PlannedDataset,
     /// What is measured.
@@ -85,13 +90,22 @@ pub enum PlannedTarget {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cost: Option<Cost>,
     },
+    /// A RagIndex; the answer is the text of the chunks found, the best first.
+    #[serde(rename_all = "camelCase")]
+    Index {
+        /// Its name.
+        name: String,
+        /// Tags that every search must filter on; the columns of a case that are named like them are sent as their values.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        filters: Vec<String>,
+    },
 }
 
 impl PlannedTarget {
     /// Name of the object.
     pub fn name(&self) -> &str {
         match self {
-            Self::Flow { name, .. } | Self::Model { name, .. } => name,
+            Self::Flow { name, .. } | Self::Model { name, .. } | Self::Index { name, .. } => name,
         }
     }
     /// Kind of the object.
@@ -99,9 +113,15 @@ impl PlannedTarget {
         match self {
             Self::Flow { .. } => "PromptFlow",
             Self::Model { .. } => "ModelDeployment",
+            Self::Index { .. } => "RagIndex",
         }
     }
 }
+
+/// Kind of a [`Dependency`] on a model.
+pub const MODEL: &str = "ModelDeployment";
+/// Kind of a [`Dependency`] on an index.
+pub const INDEX: &str = "RagIndex";
 
 /// The cases.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,8 +141,8 @@ pub struct PlannedDataset {
 }
 
 impl EvaluationPlan {
-    /// Name of the run: the hash of what decides it. Without `on_revision` the target's revisions do not count, so
-    /// that a new revision starts no new run.
+    /// Name of the run: the hash of what decides it. Without `on_revision` the target's revisions, their inputs and what they depend on do
+    /// not count, so that a new revision starts no new run.
     ///
     /// # Errors
     /// Never for plans that were read from JSON or built from an Evaluation.
@@ -132,8 +152,27 @@ impl EvaluationPlan {
         identity.run.clear();
         if !on_revision {
             identity.revisions.iter_mut().for_each(|revision| revision.revision.clear());
+            identity.dependencies.clear();
+            if let PlannedTarget::Flow { inputs, .. } = &mut identity.target {
+                inputs.clear();
+            }
         }
         revision_of(&identity)
+    }
+
+    /// The header `llmops-pin` of a question to a revision.
+    pub fn pin(&self, revision: &EvaluatedRevision) -> String {
+        let own = match &self.target {
+            PlannedTarget::Flow { .. } => format!("flow={}", revision.revision),
+            PlannedTarget::Model { name, .. } => format!("model/{name}={}", revision.revision),
+            PlannedTarget::Index { name, .. } => format!("index/{name}={}", revision.revision),
+        };
+        let mut pins = vec![own];
+        pins.extend(self.dependencies.iter().map(|used| {
+            let kind = if used.kind == INDEX { "index" } else { "model" };
+            format!("{kind}/{}={}", used.name, used.revision)
+        }));
+        pins.join(";")
     }
 
     /// Address of the run's reports at the gateway.

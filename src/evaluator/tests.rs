@@ -37,6 +37,7 @@ async fn start(stub: Stub) -> (SocketAddr, Shared) {
     let router = Router::new()
         .route("/v1/flows/team-a/ask", post(flow))
         .route("/v1/chat/completions", post(model))
+        .route("/v1/indexes/team-a/handbook/search", post(search))
         .route("/v1/reports/team-a/ask-quality/{run}/{format}", put(report))
         .with_state(Arc::clone(&shared));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,7 +61,7 @@ fn admit(stub: &mut Stub, headers: &HeaderMap, question: &str) -> Result<String,
     let pin = headers["llmops-pin"].to_str().unwrap().to_owned();
     stub.authorizations.push(headers["authorization"].to_str().unwrap().to_owned());
     stub.asked.push((pin.clone(), question.to_owned()));
-    Ok(pin.split('=').next_back().unwrap().to_owned())
+    Ok(pin.split(';').next().unwrap().split('=').next_back().unwrap().to_owned())
 }
 
 async fn flow(State(shared): State<Shared>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
@@ -91,6 +92,19 @@ async fn model(State(shared): State<Shared>, headers: HeaderMap, Json(body): Jso
     Json(json!({"choices": [{"message": {"role": "assistant", "content": "{\"ok\": true}"}}],
         "usage": {"prompt_tokens": 1000, "completion_tokens": 500}}))
     .into_response()
+}
+
+async fn search(State(shared): State<Shared>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+    let mut stub = shared.lock().unwrap();
+    let question = body["query"].as_str().unwrap();
+    let generation = match admit(&mut stub, &headers, question) {
+        Ok(generation) => generation,
+        Err(response) => return *response,
+    };
+    assert_eq!(body["filters"], json!({"tenant": "a"}));
+    let hit = |text: &str| json!({"chunkId": "c", "source": "docs", "uri": "a.md", "heading": "A", "text": text, "score": 0.5});
+    Json(json!({"generation": generation, "results": [hit("The best chunk."), hit(&format!("It is {question}."))]}))
+        .into_response()
 }
 
 async fn report(
@@ -201,6 +215,49 @@ async fn models_are_asked_pinned_and_priced() {
     assert_eq!(code, ExitCode::SUCCESS);
     assert_eq!((summary.verdict, summary.message.as_str()), (Some(Verdict::Passed), "all 2 gates passed"));
     assert_eq!(shared.lock().unwrap().asked[0].0, "model/tiny=aaaaaaaaaa");
+}
+
+#[tokio::test]
+async fn an_index_answers_with_the_text_of_its_chunks() {
+    let (address, shared) = start(Stub::default()).await;
+    let (folder, args) = prepare(address, |plan| {
+        plan.target = serde_json::from_value(json!({"index": {"name": "handbook", "filters": ["tenant"]}})).unwrap();
+        plan.revisions.truncate(1);
+        plan.revisions[0].revision = "handbook-0a1b".into();
+        let lines = "{\"question\":\"seven\",\"expected\":\"The best chunk.\\n\\nIt is seven.\",\"tenant\":\"a\"}\n";
+        plan.dataset.digest = dataset::digest(lines);
+        plan.metrics = serde_json::from_value(json!([{"name": "exact", "type": "ExactMatch"}])).unwrap();
+        plan.gates = serde_json::from_value(json!([{"metric": "exact", "min": "1", "bound": "Mean"}])).unwrap();
+    });
+    let lines = "{\"question\":\"seven\",\"expected\":\"The best chunk.\\n\\nIt is seven.\",\"tenant\":\"a\"}\n";
+    std::fs::write(folder.path().join("cases.jsonl"), lines).unwrap();
+    let (code, summary) = summary(&folder, args).await;
+    assert_eq!((code, summary.verdict), (ExitCode::SUCCESS, Some(Verdict::Passed)), "{}", summary.message);
+    let stub = shared.lock().unwrap();
+    assert_eq!(stub.asked, [("index/handbook=handbook-0a1b".to_owned(), "seven".to_owned())]);
+    let report: Report = serde_json::from_str(&stub.reports["json"].1).unwrap();
+    assert_eq!((report.target_kind.as_str(), report.cases[0].answers[0].sources.len()), ("RagIndex", 2));
+}
+
+#[tokio::test]
+async fn what_the_flow_uses_is_pinned_and_an_answer_from_elsewhere_is_none() {
+    let used = |generation: &str| json!([{"kind": "ModelDeployment", "name": "tiny", "revision": "cccccccccc"}, {"kind": "RagIndex", "name": "docs", "revision": generation}]);
+    let (address, shared) = start(Stub::default()).await;
+    let (folder, args) =
+        prepare(address, |plan| plan.dependencies = serde_json::from_value(used("handbook-0a1b")).unwrap());
+    let (_, judged) = summary(&folder, args).await;
+    assert_eq!(judged.verdict, Some(Verdict::Passed), "{}", judged.message);
+    let pin = "flow=aaaaaaaaaa;model/tiny=cccccccccc;index/docs=handbook-0a1b";
+    assert_eq!(shared.lock().unwrap().asked.iter().filter(|(asked, _)| asked == pin).count(), 20);
+    let (folder, args) =
+        prepare(address, |plan| plan.dependencies = serde_json::from_value(used("docs-ffff")).unwrap());
+    let (_, judged) = summary(&folder, args).await;
+    assert_eq!((judged.verdict, judged.errors), (Some(Verdict::Inconclusive), 40));
+    assert!(
+        judged.message.ends_with("\"handbook\" answered with revision handbook-0a1b, which is not pinned"),
+        "{}",
+        judged.message
+    );
 }
 
 #[tokio::test]

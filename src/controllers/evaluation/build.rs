@@ -43,7 +43,7 @@ pub fn current_run(validated: &ValidatedEvaluation) -> Run {
     Run {
         name: validated.plan.run.clone(),
         revisions: validated.plan.revisions.clone(),
-        dependencies: Vec::new(),
+        dependencies: validated.plan.dependencies.clone(),
         stale: false,
         dataset_digest: validated.plan.dataset.digest.clone(),
         phase: RunPhase::Running,

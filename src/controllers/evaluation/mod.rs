@@ -1,4 +1,5 @@
-//! The Evaluation controller: a Job for each state of spec, target revisions and dataset, and the verdicts that the Jobs leave.
+//! The Evaluation controller: a Job for each combination of spec, dataset, target revisions and what these depend on, and the verdicts
+//! that the Jobs leave.
 //!
 //! The Job's termination message carries the verdict; the status keeps it. When the message is lost before the status
 //! has it (the pod was collected meanwhile), the Job is deleted and made again: asking anew is safe.
@@ -7,6 +8,7 @@ pub mod build;
 pub mod fetch;
 pub mod runs;
 pub mod status;
+pub mod subject;
 pub mod validate;
 
 use super::error::Error;
@@ -36,7 +38,7 @@ pub mod reason {
     pub const INVALID_DATASET: &str = "InvalidDataset";
     /// The target is not there.
     pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
-    /// The target's present spec is not served yet.
+    /// The target, or something that it uses, has no revision that answers yet.
     pub const TARGET_NOT_READY: &str = "TargetNotReady";
     /// The flow has no variant of that name.
     pub const UNKNOWN_VARIANT: &str = "UnknownVariant";
@@ -56,6 +58,10 @@ pub mod reason {
     pub const INCONCLUSIVE: &str = "Inconclusive";
     /// No run of the present state is complete.
     pub const NO_VERDICT: &str = "NoVerdict";
+    /// The newest verdict is about revisions that are not the present ones.
+    pub const REVISIONS_CHANGED: &str = "RevisionsChanged";
+    /// The newest run is about the present state.
+    pub const UP_TO_DATE: &str = "UpToDate";
     /// `spec.suspend` is set.
     pub const SUSPENDED: &str = "Suspended";
     /// Nothing is wrong.
@@ -70,6 +76,7 @@ impl Controller for Evaluations {
 
     const NAME: &'static str = "evaluation";
     const FIELD_MANAGER: &'static str = "llmops-evaluation";
+    const ORDINARY: &'static [&'static str] = &[reason::RUN_IN_PROGRESS];
 
     fn references(object: &Evaluation) -> Vec<Reference> {
         let target = &object.spec.target;
@@ -77,6 +84,8 @@ impl Controller for Evaluations {
         references.extend(target.prompt_flow_ref.iter().map(|flow| Reference::new(Kind::PromptFlow, &flow.name)));
         references
             .extend(target.model_deployment_ref.iter().map(|model| Reference::new(Kind::ModelDeployment, &model.name)));
+        references.extend(target.rag_index_ref.iter().map(|index| Reference::new(Kind::RagIndex, &index.name)));
+        // The models and indexes of a flow are known only once its revisions are read: `fetch` follows them.
         references
     }
 

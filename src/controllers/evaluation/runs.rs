@@ -86,8 +86,8 @@ pub fn run_of(job: &Job) -> Option<&str> {
 
 /// The runs as they are now, the one of the present state first, then the newest.
 ///
-/// `current` is the run that the spec, the target and the dataset ask for now, or `None` when that is not known. `report_url` tells
-/// where a run's report is.
+/// `current` is the run that the spec, the target and the dataset ask for now, or `None` when that is not known; then nothing becomes
+/// stale. `report_url` tells where a run's report is.
 pub fn history(
     previous: &[Run],
     current: Option<Run>,
@@ -97,11 +97,11 @@ pub fn history(
     report_url: impl Fn(&str) -> String,
 ) -> Vec<Run> {
     let mut runs = previous.to_vec();
-    let current_name = current.as_ref().map(|run| run.name.clone());
-    if let Some(current) = current {
+    if let Some(current) = &current {
         let known = runs.iter().position(|run| run.name == current.name).map(|at| runs.remove(at));
-        runs.insert(0, known.unwrap_or(current));
+        runs.insert(0, known.unwrap_or_else(|| current.clone()));
     }
+    let current_name = current.as_ref().map(|run| run.name.clone());
     let job_of = |run: &Run| jobs.iter().find(|job| run_of(job) == Some(run.name.as_str()));
     runs.retain_mut(|run| {
         let is_current = current_name.as_deref() == Some(run.name.as_str());
@@ -115,12 +115,22 @@ pub fn history(
             Some((job, JobState::Failed(message))) => fail(run, job, message),
             Some((job, JobState::Succeeded(None))) if run.phase == RunPhase::Running && is_current => restart(run, job),
             Some((_, JobState::Succeeded(None))) => return run.phase != RunPhase::Running,
-            None if is_current && wants_retry(run) => *run = fresh(run),
+            // Without the trigger on revisions, the name is that of a run about the revisions before: a new Job asks the present ones.
+            None if is_current && (wants_retry(run) || run.phase == RunPhase::Running) => {
+                *run = current.as_ref().map_or_else(|| fresh(run), fresh);
+            }
             None => return run.phase != RunPhase::Running || is_current || current_name.is_none(),
         }
         true
     });
     runs.truncate(limit.max(1));
+    if let Some(current) = &current {
+        for run in &mut runs {
+            run.stale = run.name != current.name
+                || run.revisions != current.revisions
+                || run.dependencies != current.dependencies;
+        }
+    }
     runs
 }
 

@@ -8,13 +8,14 @@ use super::fetch::Fetched;
 use super::runs::{history, run_of, trouble};
 use super::{Evaluations, reason};
 use crate::api::conditions::{Observation, find, merge};
-use crate::api::evaluation::{EvaluationStatus, Run, RunPhase, Verdict as Judgement};
+use crate::api::evaluation::{Dependency, EvaluatedRevision, EvaluationStatus, Run, RunPhase, Verdict as Judgement};
 use crate::api::{Evaluation, names};
 use crate::controllers::apply::Applied;
 use crate::controllers::error::Error;
 use crate::controllers::events::Note;
 use crate::controllers::kinds::Kind;
 use crate::controllers::pipeline::{Stage, Verdict, View};
+use crate::evaluator::plan::{EvaluationPlan, INDEX};
 
 /// The status after a reconcile.
 pub fn status(view: &View<'_, Evaluations>, gateway_url: &str) -> Verdict<Evaluation> {
@@ -29,10 +30,14 @@ pub fn status(view: &View<'_, Evaluations>, gateway_url: &str) -> Verdict<Evalua
         Stage::Suspended => (previous.runs.clone(), suspended(previous)),
         Stage::Failed { fetched, error, .. } => {
             // What is wrong now takes nothing from the runs before, and one under way may end meanwhile.
-            let runs = match fetched {
+            let mut runs = match fetched {
                 Some(Fetched { jobs, pods, .. }) => history(&previous.runs, None, jobs, pods, limit, url),
                 None => previous.runs.clone(),
             };
+            if matches!(error, Error::Stalled { .. }) {
+                // They are about a spec and a dataset that could be run.
+                runs.iter_mut().for_each(|run| run.stale = true);
+            }
             (runs, failed(previous, error))
         }
         Stage::Done { fetched, validated, applied, .. } => {
@@ -41,7 +46,8 @@ pub fn status(view: &View<'_, Evaluations>, gateway_url: &str) -> Verdict<Evalua
             let runs = history(&previous.runs, Some(current), &jobs, &fetched.pods, limit, url);
             let own = jobs.iter().find(|job| run_of(job) == Some(validated.plan.run.as_str()));
             let trouble = own.and_then(|job| trouble(job, &fetched.pods));
-            let observed = runs.first().map(|run| done(object, run, trouble)).unwrap_or_default();
+            let mut observed = runs.first().map(|run| done(object, run, trouble)).unwrap_or_default();
+            observed.extend(runs.first().map(|run| stale(run, &validated.plan)));
             (runs, observed)
         }
     };
@@ -123,18 +129,51 @@ fn done(object: &Evaluation, run: &Run, trouble: Option<String>) -> Vec<Observat
     }
 }
 
+/// Whether the newest run is about the past: only without the trigger on revisions, which would have started another.
+fn stale(run: &Run, plan: &EvaluationPlan) -> Observation {
+    if !run.stale {
+        let message = "the newest run is about the present spec, dataset, revisions and what they use";
+        return Observation::no("Stale", reason::UP_TO_DATE, message);
+    }
+    let asked = combination(&run.revisions, &run.dependencies);
+    let present = combination(&plan.revisions, &plan.dependencies);
+    let message = format!(
+        "run {} is about {asked}, now there is {present}; set spec.trigger.onRevision to true to have that asked",
+        run.name
+    );
+    Observation::yes("Stale", reason::REVISIONS_CHANGED, message)
+}
+
+/// Revisions and what they use in a few words: `control a1, model/writer b2`.
+fn combination(revisions: &[EvaluatedRevision], dependencies: &[Dependency]) -> String {
+    let revisions = revisions.iter().map(|asked| format!("{} {}", asked.variant, asked.revision));
+    let used = dependencies.iter().map(|used| {
+        let kind = if used.kind == INDEX { "index" } else { "model" };
+        format!("{kind}/{} {}", used.name, used.revision)
+    });
+    revisions.chain(used).collect::<Vec<_>>().join(", ")
+}
+
 fn failed(previous: &EvaluationStatus, error: &Error) -> Vec<Observation> {
     let (why, message) = (error.reason(), error.to_string());
-    let verdict = Observation::unknown("GatesPassed", reason::NO_VERDICT, "no verdict on the present state yet");
+    let verdict = Observation::unknown("GatesPassed", reason::NO_VERDICT, format!("no verdict: {message}"));
+    let stale = keep(previous, &["Stale"]);
     match error {
-        Error::Stalled { .. } => vec![
-            Observation::no("Ready", why, &message),
-            Observation::no("Reconciling", why, ""),
-            Observation::yes("Stalled", why, &message),
-            Observation::no("Accepted", why, &message),
-            Observation::no("Complete", why, message),
-            verdict,
-        ],
+        Error::Stalled { .. } => {
+            let mut observed = vec![
+                Observation::no("Ready", why, &message),
+                Observation::no("Reconciling", why, ""),
+                Observation::yes("Stalled", why, &message),
+                Observation::no("Accepted", why, &message),
+                Observation::no("Complete", why, &message),
+                verdict,
+            ];
+            if !previous.runs.is_empty() {
+                let why_stale = format!("the runs are about what could still be run: {message}");
+                observed.push(Observation::yes("Stale", why, why_stale));
+            }
+            observed
+        }
         Error::Waiting { .. } => {
             // A target on its way is no fault of this object; one that is not there may be.
             let accepted = match why {
@@ -143,18 +182,20 @@ fn failed(previous: &EvaluationStatus, error: &Error) -> Vec<Observation> {
                 }
                 _ => Observation::no("Accepted", why, &message),
             };
-            vec![
+            let mut observed = vec![
                 Observation::no("Ready", why, &message),
                 Observation::yes("Reconciling", why, &message),
                 Observation::no("Stalled", reason::OK, ""),
                 accepted,
                 Observation::no("Complete", why, message),
                 verdict,
-            ]
+            ];
+            observed.extend(stale);
+            observed
         }
         // What may go away by itself takes no verdict back.
         Error::Transient { .. } | Error::Conflict(_) | Error::NotLeader => {
-            let mut kept = keep(previous, &["Ready", "Accepted", "Complete", "GatesPassed"]);
+            let mut kept = keep(previous, &["Ready", "Accepted", "Complete", "GatesPassed", "Stale"]);
             if kept.iter().all(|observation| observation.kind != "Ready") {
                 kept.insert(0, Observation::no("Ready", why, &message));
             }
@@ -172,7 +213,7 @@ fn suspended(previous: &EvaluationStatus) -> Vec<Observation> {
         Observation::no("Reconciling", reason::SUSPENDED, message),
         Observation::no("Stalled", reason::SUSPENDED, ""),
     ];
-    observed.extend(keep(previous, &["Accepted", "Complete", "GatesPassed"]));
+    observed.extend(keep(previous, &["Accepted", "Complete", "GatesPassed", "Stale"]));
     observed
 }
 
@@ -210,6 +251,8 @@ fn known(text: &str) -> Option<&'static str> {
         reason::GATES_NOT_PASSED,
         reason::INCONCLUSIVE,
         reason::NO_VERDICT,
+        reason::REVISIONS_CHANGED,
+        reason::UP_TO_DATE,
         reason::SUSPENDED,
         reason::OK,
     ]

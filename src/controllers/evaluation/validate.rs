@@ -1,21 +1,19 @@
 //! Checks an Evaluation and makes the plan of its run. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 
 use super::fetch::Fetched;
 use super::reason;
-use crate::api::conditions::{find, is_true};
-use crate::api::evaluation::{EvaluatedRevision, EvaluationSpec, Gate};
-use crate::api::model_deployment::Task;
-use crate::api::prompt_flow::Input;
-use crate::api::{Evaluation, ModelDeployment, PromptFlow};
+use super::subject::{can_answer, subject};
+use crate::api::Evaluation;
+use crate::api::evaluation::{EvaluationSpec, Gate};
 use crate::controllers::error::Error;
 use crate::controllers::kinds::{Kind, Reference};
 use crate::evaluator::dataset;
 use crate::evaluator::metrics::Scorer;
-use crate::evaluator::plan::{EvaluationPlan, PlannedDataset, PlannedTarget};
+use crate::evaluator::plan::{EvaluationPlan, PlannedDataset};
 
 /// An Evaluation that can run.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,16 +40,16 @@ pub fn validate(object: &Evaluation, fetched: &Fetched, gateway_url: &str) -> Re
     };
     let columns = &spec.dataset.columns;
     let cases = dataset::parse(text, columns, limit.map(|limit| limit as usize)).map_err(wrong)?;
-    let target = target(object, fetched)?;
-    dataset::check(&cases, &target, &spec.metrics, columns).map_err(wrong)?;
-    let revisions = revisions(spec, fetched)?;
+    let subject = subject(object, fetched)?;
+    dataset::check(&cases, &subject.target, &spec.metrics, columns).map_err(wrong)?;
     let mut plan = EvaluationPlan {
         gateway_url: gateway_url.to_owned(),
         run: String::new(),
         namespace: object.namespace().unwrap_or_default(),
         evaluation: object.name_any(),
-        target,
-        revisions,
+        target: subject.target.clone(),
+        revisions: subject.revisions.clone(),
+        dependencies: subject.dependencies.clone(),
         dataset: PlannedDataset {
             config_map: spec.dataset.config_map_ref.name.clone(),
             key: spec.dataset.config_map_ref.key.clone(),
@@ -69,6 +67,10 @@ pub fn validate(object: &Evaluation, fetched: &Fetched, gateway_url: &str) -> Re
     plan.run = plan.run_name(spec.trigger.on_revision).map_err(|error| {
         Error::stalled(reason::INVALID_SPEC, format!("spec: it cannot be written as JSON: {error}"))
     })?;
+    let known = object.status.iter().flat_map(|status| &status.runs).any(|run| run.name == plan.run);
+    if !known {
+        can_answer(&subject, fetched)?;
+    }
     Ok(ValidatedEvaluation { plan, cases: cases.len() })
 }
 
@@ -78,11 +80,13 @@ pub fn validate(object: &Evaluation, fetched: &Fetched, gateway_url: &str) -> Re
 /// `Stalled`, naming the field.
 pub fn check_spec(spec: &EvaluationSpec) -> Result<(), Error> {
     let wrong = |message: String| Err(Error::stalled(reason::INVALID_SPEC, message));
-    if spec.target.prompt_flow_ref.is_some() == spec.target.model_deployment_ref.is_some() {
-        return wrong("spec.target: set exactly one of promptFlowRef and modelDeploymentRef".into());
+    let target = &spec.target;
+    let targets = [&target.prompt_flow_ref, &target.model_deployment_ref, &target.rag_index_ref];
+    if targets.iter().filter(|target| target.is_some()).count() != 1 {
+        return wrong("spec.target: set exactly one of promptFlowRef, modelDeploymentRef and ragIndexRef".into());
     }
-    if spec.target.model_deployment_ref.is_some() && !spec.variants.is_empty() {
-        return wrong("spec.variants: a ModelDeployment has no variants; remove the field".into());
+    if target.prompt_flow_ref.is_none() && !spec.variants.is_empty() {
+        return wrong("spec.variants: only a PromptFlow has variants; remove the field".into());
     }
     if spec.metrics.is_empty() {
         return wrong("spec.metrics: name at least one metric".into());
@@ -147,116 +151,4 @@ fn dataset_text<'a>(spec: &EvaluationSpec, fetched: &'a Fetched) -> Result<&'a s
         let known = if keys.is_empty() { "it has no data".to_owned() } else { format!("it has {keys}") };
         missing(format!("ConfigMap {:?} has no key {:?}; {known}", source.name, source.key))
     })
-}
-
-fn target(object: &Evaluation, fetched: &Fetched) -> Result<PlannedTarget, Error> {
-    let target = &object.spec.target;
-    if let Some(reference) = &target.prompt_flow_ref {
-        let flow =
-            fetched.flow.as_ref().ok_or_else(|| not_found(Kind::PromptFlow, "promptFlowRef", &reference.name))?;
-        // Descriptions are for people and change no answer, so they must not start a run.
-        let inputs = flow
-            .spec
-            .inputs
-            .iter()
-            .map(|(name, input)| (name.clone(), Input { description: String::new(), ..input.clone() }));
-        return Ok(PlannedTarget::Flow { name: reference.name.clone(), inputs: inputs.collect::<BTreeMap<_, _>>() });
-    }
-    let name = target.model_deployment_ref.as_ref().map(|reference| reference.name.clone()).unwrap_or_default();
-    let model = fetched.model.as_ref().ok_or_else(|| not_found(Kind::ModelDeployment, "modelDeploymentRef", &name))?;
-    if model.spec.task != Task::Chat {
-        return Err(Error::stalled(
-            reason::INVALID_SPEC,
-            format!(
-                "spec.target.modelDeploymentRef: ModelDeployment {name:?} has task {:?}; only Chat can be evaluated",
-                model.spec.task
-            ),
-        ));
-    }
-    Ok(PlannedTarget::Model { name, cost: model.spec.cost.clone() })
-}
-
-fn not_found(kind: Kind, field: &str, name: &str) -> Error {
-    let on = Reference::new(kind, name);
-    let message =
-        format!("spec.target.{field}: there is no {kind} {name:?} in this namespace; create it or correct the name");
-    Error::waiting(on, reason::TARGET_NOT_FOUND, message)
-}
-
-/// The revisions to ask: those that the target's present spec gave.
-fn revisions(spec: &EvaluationSpec, fetched: &Fetched) -> Result<Vec<EvaluatedRevision>, Error> {
-    match (&fetched.flow, &fetched.model) {
-        (Some(flow), _) => flow_revisions(spec, flow),
-        (None, Some(model)) => model_revision(model).map(|revision| vec![revision]),
-        (None, None) => Ok(Vec::new()),
-    }
-}
-
-fn flow_revisions(spec: &EvaluationSpec, flow: &PromptFlow) -> Result<Vec<EvaluatedRevision>, Error> {
-    let name = flow.name_any();
-    let declared: Vec<&str> = match flow.spec.variants.as_slice() {
-        [] => vec!["control"],
-        variants => variants.iter().map(|variant| variant.name.as_str()).collect(),
-    };
-    let named = spec.variants.iter().map(|variant| ("spec.variants", variant));
-    let gated = spec.gates.iter().flat_map(|gate| &gate.variants).map(|variant| ("spec.gates[].variants", variant));
-    for (field, variant) in named.chain(gated) {
-        if !declared.contains(&variant.as_str()) {
-            let message =
-                format!("{field}: PromptFlow {name:?} has no variant {variant:?}; it has {}", declared.join(", "));
-            return Err(Error::stalled(reason::UNKNOWN_VARIANT, message));
-        }
-    }
-    let status = flow.status.as_ref();
-    let observed = status.and_then(|status| status.observed_generation) == flow.metadata.generation;
-    let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let not_ready = |why: String| {
-        let on = Reference::new(Kind::PromptFlow, &name);
-        Error::waiting(on, reason::TARGET_NOT_READY, format!("waiting for PromptFlow {name:?}: {why}"))
-    };
-    if !observed {
-        return Err(not_ready("its present spec is not looked at yet".into()));
-    }
-    if !is_true(conditions, "Ready") {
-        return Err(not_ready(why_not_ready(conditions)));
-    }
-    let traffic = status.map(|status| status.traffic.as_slice()).unwrap_or_default();
-    let wanted = declared
-        .into_iter()
-        .filter(|variant| spec.variants.is_empty() || spec.variants.iter().any(|name| name == variant));
-    wanted
-        .map(|variant| {
-            let row = traffic.iter().find(|row| row.variant == variant);
-            let row = row.ok_or_else(|| not_ready(format!("variant {variant:?} has no revision yet")))?;
-            Ok(EvaluatedRevision { variant: row.variant.clone(), revision: row.revision.clone() })
-        })
-        .collect()
-}
-
-fn model_revision(model: &ModelDeployment) -> Result<EvaluatedRevision, Error> {
-    let name = model.name_any();
-    let status = model.status.as_ref();
-    let observed = status.and_then(|status| status.observed_generation) == model.metadata.generation;
-    let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let not_ready = |why: String| {
-        let on = Reference::new(Kind::ModelDeployment, &name);
-        Error::waiting(on, reason::TARGET_NOT_READY, format!("waiting for ModelDeployment {name:?}: {why}"))
-    };
-    if !observed {
-        return Err(not_ready("its present spec is not looked at yet".into()));
-    }
-    if !is_true(conditions, "Ready") {
-        return Err(not_ready(why_not_ready(conditions)));
-    }
-    let revision = status.and_then(|status| status.stable_revision.clone());
-    let revision = revision.ok_or_else(|| not_ready("it has no stable revision yet".into()))?;
-    Ok(EvaluatedRevision { variant: name.clone(), revision })
-}
-
-fn why_not_ready(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
-    match find(conditions, "Ready") {
-        Some(ready) if !ready.message.is_empty() => format!("it is not Ready: {}", ready.message),
-        Some(ready) => format!("it is not Ready ({})", ready.reason),
-        None => "it is not Ready yet".into(),
-    }
 }

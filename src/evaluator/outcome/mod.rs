@@ -306,6 +306,8 @@ fn notes(plan: &EvaluationPlan, metrics: &[MetricRow], variants: &[VariantResult
         let hint = match plan.target {
             PlannedTarget::Flow { .. } => "the ModelDeployments that the flow uses",
             PlannedTarget::Model { .. } => "the ModelDeployment",
+            // Searching has no price.
+            PlannedTarget::Index { .. } => continue,
         };
         notes.push(format!(
             "Metric {} of variant {} has no value: set spec.cost of {hint}.",

@@ -8,10 +8,14 @@ use super::validate::validate;
 use super::*;
 use crate::api::conditions::find;
 use crate::api::evaluation::{EvaluationStatus, RunPhase, Verdict as Judgement};
-use crate::api::{ModelDeployment, PromptFlow};
+use crate::api::flow_revision::FlowRevision;
+use crate::api::rollout::RolloutPhase;
+use crate::api::{ModelDeployment, PromptFlow, RagIndex};
 use crate::controllers::apply::Applied;
 use crate::controllers::kinds::Kind;
 use crate::controllers::pipeline::Stage;
+
+mod subject;
 
 fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -60,8 +64,60 @@ fn dataset(text: &str) -> Arc<ConfigMap> {
 const CASES: &str =
     "{\"id\":\"a\",\"question\":\"x\",\"expected\":\"1\"}\n{\"id\":\"b\",\"question\":\"y\",\"expected\":\"2\"}\n";
 
+fn content(change: impl FnOnce(&mut Value)) -> FlowRevision {
+    let mut value = json!({
+        "format": 1, "models": {"writer": {"deployment": "tiny", "timeoutMs": 1000, "retries": 0}}, "indexes": {"handbook": "docs"},
+        "inputs": {"question": {"type": "String", "required": true, "maxLength": 8192}}, "nodes": [], "output": "",
+    });
+    change(&mut value);
+    from(value)
+}
+
+fn tiny(change: impl FnOnce(&mut Value)) -> ModelDeployment {
+    let mut value = json!({
+        "apiVersion": "llmops.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "tiny", "generation": 1},
+        "spec": {"task": "Chat", "external": {"baseUrl": "http://x/v1", "model": "m"}, "cost": {"inputPerMillion": "1"}},
+        "status": {"observedGeneration": 1, "stableRevision": "ffffffffff",
+            "conditions": [{"type": "Available", "status": "True", "reason": "Serving", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+    });
+    change(&mut value);
+    from(value)
+}
+
+fn docs(change: impl FnOnce(&mut Value)) -> RagIndex {
+    let mut value = json!({
+        "apiVersion": "llmops.dev/v1alpha1", "kind": "RagIndex", "metadata": {"name": "docs", "generation": 1},
+        "spec": {"sources": [{"name": "docs", "configMap": {"name": "pages"}}]},
+        "status": {"observedGeneration": 1, "active": {"name": "docs-0a1b", "digest": "sha256:00", "inputs": "x", "since": "2026-01-01T00:00:00Z"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Serving", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+    });
+    change(&mut value);
+    from(value)
+}
+
+/// A ModelDeployment whose revision `eeeeeeeeee` is in this phase, with `quality` as a gate.
+fn rolling_out(phase: RolloutPhase) -> ModelDeployment {
+    tiny(|model| {
+        model["spec"]["rollout"] = json!({"gates": [{"evaluationRef": {"name": "quality"}}]});
+        model["status"]["rollout"] = rollout(phase, "tiny", "eeeeeeeeee");
+    })
+}
+
+fn rollout(phase: RolloutPhase, variant: &str, revision: &str) -> Value {
+    json!({"phase": phase, "candidate": [{"variant": variant, "revision": revision, "weight": 100}],
+        "started": "2026-01-01T00:00:00Z", "since": "2026-01-01T00:00:00Z"})
+}
+
 fn fetched() -> Fetched {
-    Fetched { flow: Some(flow(|_| {})), dataset: Some(dataset(CASES)), ..Fetched::default() }
+    let revisions = ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc", "dddddddddd", "eeeeeeeeee"];
+    Fetched {
+        flow: Some(flow(|_| {})),
+        revisions: revisions.into_iter().map(|revision| (revision.to_owned(), content(|_| {}))).collect(),
+        models: [("tiny".to_owned(), tiny(|_| {}))].into(),
+        indexes: [("docs".to_owned(), docs(|_| {}))].into(),
+        dataset: Some(dataset(CASES)),
+        ..Fetched::default()
+    }
 }
 
 fn at(second: i64) -> jiff::Timestamp {
@@ -302,10 +358,10 @@ fn what_changes_no_answer_starts_no_run() {
     let run = run_name(&evaluation(|_| {}), &fetched);
     assert_eq!(run_name(&evaluation(|spec| spec["historyLimit"] = json!(9)), &fetched), run);
     assert_eq!(validate(&evaluation(|_| {}), &fetched, "http://elsewhere").unwrap().plan.run, run);
-    let described = Fetched {
-        flow: Some(flow(|flow| flow["spec"]["inputs"]["question"]["description"] = json!("new"))),
-        ..fetched.clone()
-    };
+    let mut described = fetched.clone();
+    for content in described.revisions.values_mut() {
+        content.inputs.get_mut("question").unwrap().description = "new".into();
+    }
     assert_eq!(run_name(&evaluation(|_| {}), &described), run);
     assert_ne!(run_name(&evaluation(|spec| spec["repeats"] = json!(2)), &fetched), run);
 }
@@ -390,47 +446,44 @@ fn mistakes_name_the_field_and_the_fix() {
         refusal(&evaluation(|_| {}), &targetless),
         "TargetNotFound: spec.target.promptFlowRef: there is no PromptFlow \"ask\" in this namespace; create it or correct the name"
     );
-    let waiting = Fetched {
+    let unserved = Fetched {
         flow: Some(flow(|flow| {
-            flow["status"]["conditions"][0]["status"] = json!("False");
-            flow["status"]["conditions"][0]["message"] = json!("RagIndex \"docs\" is not Ready");
+            flow["status"] = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "x",
+                "message": "RagIndex \"docs\" is not Ready", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
         })),
         ..good.clone()
     };
     assert_eq!(
-        refusal(&evaluation(|_| {}), &waiting),
-        "TargetNotReady: waiting for PromptFlow \"ask\": it is not Ready: RagIndex \"docs\" is not Ready"
+        refusal(&evaluation(|_| {}), &unserved),
+        "TargetNotReady: waiting for PromptFlow \"ask\": it has no revision yet: RagIndex \"docs\" is not Ready"
     );
-    let stale = Fetched { flow: Some(flow(|flow| flow["metadata"]["generation"] = json!(3))), ..good };
+    let mut unknown = good.clone();
+    unknown.revisions.remove("bbbbbbbbbb");
     assert_eq!(
-        refusal(&evaluation(|_| {}), &stale),
-        "TargetNotReady: waiting for PromptFlow \"ask\": its present spec is not looked at yet"
+        refusal(&evaluation(|_| {}), &unknown),
+        "TargetNotReady: waiting for PromptFlow \"ask\": ControllerRevision \"pf-ask-bbbbbbbbbb\" is not there yet"
     );
-}
-
-#[test]
-fn a_model_is_evaluated_at_its_stable_revision() {
-    let model = |change: fn(&mut Value)| -> ModelDeployment {
-        let mut value = json!({
-            "apiVersion": "llmops.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "tiny", "generation": 1},
-            "spec": {"task": "Chat", "external": {"baseUrl": "http://x/v1", "model": "m"}, "cost": {"inputPerMillion": "1"}},
-            "status": {"observedGeneration": 1, "stableRevision": "ffffffffff",
-                "conditions": [{"type": "Ready", "status": "True", "reason": "Up", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
-        });
-        change(&mut value);
-        from(value)
+    let declared = Fetched {
+        flow: Some(flow(|flow| {
+            flow["spec"]["variants"].as_array_mut().unwrap().push(json!({"name": "terse", "weight": 0}));
+        })),
+        ..good.clone()
     };
-    let object = evaluation(|spec| spec["target"] = json!({"modelDeploymentRef": {"name": "tiny"}}));
-    let fetched = |model| Fetched { model: Some(model), dataset: Some(dataset(CASES)), ..Fetched::default() };
-    let plan = validate(&object, &fetched(model(|_| {})), "http://gateway:8080").unwrap().plan;
-    assert_eq!((plan.revisions[0].variant.as_str(), plan.revisions[0].revision.as_str()), ("tiny", "ffffffffff"));
     assert_eq!(
-        refusal(&object, &fetched(model(|model| model["spec"]["task"] = json!("Embed")))),
-        "InvalidSpec: spec.target.modelDeploymentRef: ModelDeployment \"tiny\" has task Embed; only Chat can be evaluated"
+        refusal(&evaluation(|spec| spec["variants"] = json!(["terse"])), &declared),
+        "TargetNotReady: waiting for PromptFlow \"ask\": variant \"terse\" has no revision yet"
     );
+    let mut building = good.clone();
+    building.indexes.insert("docs".into(), docs(|index| index["status"] = json!({})));
     assert_eq!(
-        refusal(&object, &fetched(model(|model| model["status"]["stableRevision"] = json!(null)))),
-        "TargetNotReady: waiting for ModelDeployment \"tiny\": it has no stable revision yet"
+        refusal(&evaluation(|_| {}), &building),
+        "TargetNotReady: waiting for RagIndex \"docs\", which PromptFlow \"ask\" uses: it has nothing that serves yet"
+    );
+    let mut gone = good;
+    gone.models.clear();
+    assert_eq!(
+        refusal(&evaluation(|_| {}), &gone),
+        "TargetNotReady: waiting for ModelDeployment \"tiny\", which PromptFlow \"ask\" uses: it does not exist; create it"
     );
 }
 
