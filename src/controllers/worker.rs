@@ -23,7 +23,8 @@ use super::schedule::Schedule;
 const CONCURRENT: usize = 8;
 /// Longest run of one reconcile.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Objects of others are not watched, so one that has a name of ours is looked for again after this time.
+/// Objects of others are not watched, so one that has a name of ours is looked for again after this time, then after
+/// twice as long, and so on up to the resync.
 const FOREIGN_RETRY: Duration = Duration::from_secs(30);
 /// Child events come in bursts (created, scheduled, started, ready); they are answered together.
 const CHILD_DEBOUNCE: Duration = Duration::from_millis(200);
@@ -150,10 +151,14 @@ impl<C: Controller> Worker<C> {
                 lock(&self.failures).insert(key.clone(), failures.saturating_add(1));
                 backoff::after_failures(failures.saturating_add(1), fastrand::f64())
             }
+            Err(error) if error.reason() == REASON_NAME_CONFLICT => {
+                lock(&self.failures).insert(key.clone(), failures.saturating_add(1));
+                let retry = FOREIGN_RETRY.saturating_mul(1 << failures.min(5));
+                retry.min(backoff::resync(fastrand::f64()))
+            }
             Ok(()) | Err(Error::Waiting { .. } | Error::Stalled { .. }) => {
                 lock(&self.failures).remove(key);
-                let foreign = matches!(result, Err(error) if error.reason() == REASON_NAME_CONFLICT);
-                let resync = if foreign { FOREIGN_RETRY } else { backoff::resync(fastrand::f64()) };
+                let resync = backoff::resync(fastrand::f64());
                 let again = next.again.map_or(resync, |again| again.min(resync));
                 if self.missed_a_change(key, next) { Duration::ZERO } else { again }
             }
