@@ -39,6 +39,10 @@ pub async fn children(client: &Client) -> Result<Children> {
     let services = Api::<Service>::namespaced(client.clone(), MODELS).list(&ListParams::default()).await?;
     let deployment = deployments.items.into_iter().next().context("the model has no Deployment")?;
     let service = services.items.into_iter().next().context("the model has no Service")?;
+    // The model first: a controller that sees its children go would make them again in a namespace that is going, too.
+    Api::<ModelDeployment>::namespaced(client.clone(), MODELS)
+        .delete_collection(&DeleteParams::background(), &ListParams::default())
+        .await?;
     remove(client, MODELS).await?;
     Ok(Children { deployment, service })
 }

@@ -46,11 +46,9 @@ async fn main() -> Result<()> {
     if counts.is_empty() {
         counts = vec![200, 1000];
     }
-    let mut all = Vec::new();
     for count in counts {
-        all.push(measure(count).await?);
+        print(&measure(count).await?);
     }
-    print(&all);
     Ok(())
 }
 
@@ -129,25 +127,23 @@ fn list(counts: &BTreeMap<String, usize>) -> String {
     counts.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
 }
 
-fn print(all: &[Figures]) {
-    for f in all {
-        let n = f.count as f64;
-        println!("N = {}", f.count);
-        println!("  children ready without an operator     {:>8.1} s", f.plain_seconds);
-        println!(
-            "  ModelDeployments ready                 {:>8.1} s   {:.2} times that (budget 1.15)",
-            f.operator_seconds,
-            f.operator_seconds / f.plain_seconds
-        );
-        println!(
-            "  persisted writes an object             {:>8.2}     (budget 5: three children, two status writes)",
-            f.writes as f64 / n
-        );
-        println!("  requests                                         {}", list(&f.requests));
-        println!("  controller CPU an object               {:>8.2} ms  (budget 5)", f.cpu_ms / n);
-        println!("  controller peak memory                 {:>8.1} MiB (budget 60 at 1,000)", f.peak_mib);
-        println!("  requests in {:>3} s at rest                        {}", REST.as_secs(), list(&f.rest));
-        println!("  requests after a restart                         {}", list(&f.restart));
-        println!("  {HEALED} deleted children back in           {:>8.1} s   (budget 2)", f.heal_seconds);
-    }
+fn print(f: &Figures) {
+    let n = f.count as f64;
+    println!("N = {}", f.count);
+    println!("  children ready without an operator     {:>8.1} s", f.plain_seconds);
+    println!(
+        "  ModelDeployments ready                 {:>8.1} s   {:.2} times that (budget 1.15)",
+        f.operator_seconds,
+        f.operator_seconds / f.plain_seconds
+    );
+    println!(
+        "  persisted writes an object             {:>8.2}     (budget 5: three children, two status writes)",
+        f.writes as f64 / n
+    );
+    println!("  requests                                         {}", list(&f.requests));
+    println!("  controller CPU an object               {:>8.2} ms  (budget 5)", f.cpu_ms / n);
+    println!("  controller peak memory                 {:>8.1} MiB (budget 60 at 1,000)", f.peak_mib);
+    println!("  requests in {:>3} s at rest                        {}", REST.as_secs(), list(&f.rest));
+    println!("  requests after a restart                         {}", list(&f.restart));
+    println!("  {HEALED} deleted children back in           {:>8.1} s   (budget 2)", f.heal_seconds);
 }
