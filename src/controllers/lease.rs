@@ -148,7 +148,20 @@ impl Election<'_> {
     }
 
     async fn release(&self, lease: Lease) -> Result<(), kube::Error> {
-        let mut wanted = self.mine(Some(&lease));
+        let Err(error) = self.give_back(&lease).await else { return Ok(()) };
+        let kube::Error::Api(status) = &error else { return Err(error) };
+        if status.code != 409 {
+            return Err(error);
+        }
+        // A renewal that was under way at the stop may have been stored without our seeing its answer.
+        match self.api().get_opt(&self.name).await? {
+            Some(lease) if self.is_mine(&lease) => self.give_back(&lease).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn give_back(&self, lease: &Lease) -> Result<(), kube::Error> {
+        let mut wanted = self.mine(Some(lease));
         if let Some(spec) = &mut wanted.spec {
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
@@ -182,6 +195,7 @@ mod tests {
     struct Server {
         lease: Arc<Mutex<Option<Value>>>,
         away: Arc<AtomicBool>,
+        slow: Arc<AtomicBool>,
     }
 
     impl Server {
@@ -189,7 +203,15 @@ mod tests {
             let server = self.clone();
             let service = tower::service_fn(move |request: http::Request<Body>| {
                 let server = server.clone();
-                async move { server.answer(request).await }
+                async move {
+                    let writes = request.method() == http::Method::PUT;
+                    let answer = server.answer(request).await;
+                    // The write is done, its answer takes its time.
+                    if writes && server.slow.load(Ordering::SeqCst) {
+                        seconds(1).await;
+                    }
+                    answer
+                }
             });
             Client::new(service, "default")
         }
@@ -257,6 +279,21 @@ mod tests {
         task.await.unwrap();
         assert!(!first.leads());
         seconds(PERIOD.as_secs() + 1).await;
+        assert!(second.leads());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_amid_a_renewal_releases_the_lease_too() {
+        let server = Server::default();
+        let (first, stop, task) = server.start("first");
+        let (second, _stop, _task) = server.start("second");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(first.leads());
+        server.slow.store(true, Ordering::SeqCst);
+        tokio::time::sleep(PERIOD).await;
+        stop.cancel();
+        task.await.unwrap();
+        seconds(PERIOD.as_secs() + 2).await;
         assert!(second.leads());
     }
 
