@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use llmops::cli::request::{self, Action};
+use llmops::cli::request::{self, Verb};
 use llmops::cli::{Cli, Command};
 use llmops::{controllers, evaluator, fetch, gateway, indexer, telemetry};
 
@@ -34,10 +34,10 @@ fn main() -> ExitCode {
             Command::Validate(args) => llmops::cli::validate::run(&args),
             Command::Key(args) => llmops::cli::key::run(&args),
             Command::Status(args) => llmops::cli::status::run(args).await,
-            Command::Promote(args) => request::run(Action::Promote, args).await,
-            Command::Rollback(args) => request::run(Action::Rollback, args).await,
-            Command::Hold(args) => request::run(Action::Hold, args).await,
-            Command::Resume(args) => request::run(Action::Resume, args).await,
+            Command::Promote(args) => request::run(Verb::Promote, args).await,
+            Command::Rollback(args) => request::run(Verb::Rollback, args).await,
+            Command::Hold(args) => request::run(Verb::Hold, args).await,
+            Command::Resume(args) => request::run(Verb::Resume, args).await,
         }
     })
 }

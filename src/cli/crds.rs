@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 
 use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex};
@@ -42,7 +44,31 @@ pub enum Error {
 
 /// The definitions of the four kinds.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![ModelDeployment::crd(), RagIndex::crd(), PromptFlow::crd(), Evaluation::crd()]
+    let mut crds = vec![ModelDeployment::crd(), RagIndex::crd(), PromptFlow::crd(), Evaluation::crd()];
+    for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            keep_defaults_out_of_lists(schema, false);
+        }
+    }
+    crds
+}
+
+/// Removes defaults below list items. A tool that compares Git with the cluster by a merge patch, as Argo CD does unless it
+/// is told otherwise, takes a list as a whole: one member that the API server filled in, and the object would differ from Git
+/// for ever. The same defaults come in when the object is read, from the same code.
+fn keep_defaults_out_of_lists(schema: &mut JSONSchemaProps, in_list: bool) {
+    if in_list {
+        schema.default = None;
+    }
+    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+        keep_defaults_out_of_lists(property, in_list);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        keep_defaults_out_of_lists(items, true);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        keep_defaults_out_of_lists(values, in_list);
+    }
 }
 
 /// File name and YAML text of each definition.
@@ -89,4 +115,34 @@ fn print(args: &Args) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_default_is_below_a_list() {
+        fn walk(path: &str, schema: &serde_json::Value, in_list: bool, found: &mut (Vec<String>, usize)) {
+            if schema.get("default").is_some() {
+                if in_list { found.0.push(path.to_owned()) } else { found.1 += 1 }
+            }
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                walk(&format!("{path}.{name}"), property, in_list, found);
+            }
+            if schema["items"].is_object() {
+                walk(&format!("{path}[]"), &schema["items"], true, found);
+            }
+            if schema["additionalProperties"].is_object() {
+                walk(&format!("{path}.NAME"), &schema["additionalProperties"], in_list, found);
+            }
+        }
+        for crd in all() {
+            let crd = serde_json::to_value(crd).unwrap();
+            let mut found = (Vec::new(), 0);
+            walk("", &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], false, &mut found);
+            assert!(found.0.is_empty(), "{:?}", found.0);
+            assert!(found.1 > 0, "defaults elsewhere stay");
+        }
+    }
 }

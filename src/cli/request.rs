@@ -17,38 +17,15 @@ use super::status::Drawn;
 use crate::api::names::ANNOTATION_ROLLOUT;
 use crate::api::rollout::{ArmRevision, RejectedRevision, RolloutPhase, RolloutStatus};
 use crate::api::{ModelDeployment, PromptFlow, RagIndex};
+use crate::rollout::request::Request;
+pub use crate::rollout::request::Verb;
 
 /// Field manager of the annotation.
 pub const MANAGER: &str = "llmops-cli";
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Everybody gets the candidate now.
-    Promote,
-    /// Nobody gets it any more.
-    Rollback,
-    /// It stays where it is.
-    Hold,
-    /// It goes on.
-    Resume,
-}
-
-impl Action {
-    /// As the annotation says it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Promote => "promote",
-            Self::Rollback => "rollback",
-            Self::Hold => "hold",
-            Self::Resume => "resume",
-        }
-    }
-
-    /// As people say it.
-    fn words(self) -> &'static str {
-        if self == Self::Rollback { "roll back" } else { self.name() }
-    }
+/// What is asked for, as people say it.
+fn words(action: Verb) -> &'static str {
+    if action == Verb::Rollback { "roll back" } else { action.name() }
 }
 
 /// Arguments of the four commands.
@@ -193,26 +170,26 @@ impl Rolled for RagIndex {
 }
 
 /// The revision that a request means.
-fn revision(state: &State, action: Action, named: Option<&str>) -> Result<String, Refused> {
+fn revision(state: &State, action: Verb, named: Option<&str>) -> Result<String, Refused> {
     if state.suspended {
         return Err(Refused::Suspended);
     }
     let rejected = || state.rejected.iter().map(|(revision, reason)| format!("{revision} ({reason})")).collect();
     let is_rejected = |revision: &str| state.rejected.iter().any(|(known, _)| known == revision);
-    let again = state.rolled_back.as_ref().filter(|revision| action == Action::Promote && is_rejected(revision));
+    let again = state.rolled_back.as_ref().filter(|revision| action == Verb::Promote && is_rejected(revision));
     match (named, &state.candidate) {
         (None, Some(candidate)) => Ok(candidate.clone()),
         (None, None) => match again {
             Some(revision) => Ok(revision.clone()),
-            None => Err(Refused::NoCandidate { action: action.words(), rejected: rejected() }),
+            None => Err(Refused::NoCandidate { action: words(action), rejected: rejected() }),
         },
         (Some(named), Some(candidate)) if named == candidate => Ok(candidate.clone()),
         (Some(named), _) if is_rejected(named) => match action {
-            Action::Promote => Ok(named.to_owned()),
+            Verb::Promote => Ok(named.to_owned()),
             _ => Err(Refused::AlreadyRejected { revision: named.to_owned() }),
         },
         (Some(named), Some(candidate)) => Err(Refused::OtherRevision {
-            action: action.words(),
+            action: words(action),
             revision: named.to_owned(),
             candidate: candidate.clone(),
             rejected: rejected(),
@@ -222,25 +199,25 @@ fn revision(state: &State, action: Action, named: Option<&str>) -> Result<String
 }
 
 /// What came of a request, and whether it is what was asked for.
-fn result(state: &State, action: Action, revision: &str) -> (bool, String) {
+fn result(state: &State, action: Verb, revision: &str) -> (bool, String) {
     let rejected = state.rejected.iter().any(|(known, _)| known == revision);
     let serves = state.serves.iter().any(|known| known == revision);
     let is_candidate = state.candidate.as_deref() == Some(revision);
     let (done, told) = match action {
-        Action::Promote if serves => (true, format!("revision {revision} serves everybody")),
-        Action::Promote if is_candidate => (true, format!("revision {revision} is on its way")),
-        Action::Rollback if rejected => (true, format!("revision {revision} is rolled back and gets no traffic")),
-        Action::Hold if is_candidate && state.held => (true, format!("revision {revision} is held where it is")),
-        Action::Resume if is_candidate && !state.held => (true, format!("revision {revision} goes on")),
-        Action::Resume if serves => (true, format!("revision {revision} serves everybody")),
-        _ => (false, format!("the controller did not {} revision {revision}", action.words())),
+        Verb::Promote if serves => (true, format!("revision {revision} serves everybody")),
+        Verb::Promote if is_candidate => (true, format!("revision {revision} is on its way")),
+        Verb::Rollback if rejected => (true, format!("revision {revision} is rolled back and gets no traffic")),
+        Verb::Hold if is_candidate && state.held => (true, format!("revision {revision} is held where it is")),
+        Verb::Resume if is_candidate && !state.held => (true, format!("revision {revision} goes on")),
+        Verb::Resume if serves => (true, format!("revision {revision} serves everybody")),
+        _ => (false, format!("the controller did not {} revision {revision}", words(action))),
     };
     let told = if state.message.is_empty() { told } else { format!("{told}: {}", state.message) };
     (done, told)
 }
 
 /// Runs one of the commands.
-pub async fn run(action: Action, args: Args) -> ExitCode {
+pub async fn run(action: Verb, args: Args) -> ExitCode {
     match request(action, &args).await {
         Ok((true, told)) => {
             println!("{told}");
@@ -258,7 +235,7 @@ pub async fn run(action: Action, args: Args) -> ExitCode {
     }
 }
 
-async fn request(action: Action, args: &Args) -> Result<(bool, String), Error> {
+async fn request(action: Verb, args: &Args) -> Result<(bool, String), Error> {
     let target = &args.target;
     if target.kind == Kind::Evaluation {
         return Err(Error::NoRollouts(target.clone()));
@@ -275,17 +252,18 @@ async fn request(action: Action, args: &Args) -> Result<(bool, String), Error> {
     }
 }
 
-async fn act<K: Rolled>(api: Api<K>, namespace: &str, action: Action, args: &Args) -> Result<(bool, String), Error> {
+async fn act<K: Rolled>(api: Api<K>, namespace: &str, action: Verb, args: &Args) -> Result<(bool, String), Error> {
     let target = &args.target;
     let before = api.get(&target.name).await.map_err(|error| ClusterError::of(error, "read", target, namespace))?;
     let revision = revision(&before.state(), action, args.revision.as_deref())?;
-    let value = format!("{} {revision} {}", action.name(), Timestamp::now());
+    let asked = Request { verb: action, revision: revision.clone(), id: Timestamp::now().to_string() };
+    let value = asked.to_string();
     let patch = serde_json::json!({"metadata": {"annotations": {ANNOTATION_ROLLOUT: value}}});
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     api.patch(&target.name, &parameters, &Patch::Merge(&patch))
         .await
         .map_err(|error| ClusterError::of(error, "annotate", target, namespace))?;
-    println!("{target}: asked to {} revision {revision}", action.words());
+    println!("{target}: asked to {} revision {revision}", words(action));
     let after = tokio::time::timeout(Duration::from_secs(args.timeout), handled(api, args, namespace, &value)).await;
     let after = after.map_err(|_| Error::Timeout {
         seconds: args.timeout,
@@ -343,11 +321,11 @@ mod tests {
     #[test]
     fn the_candidate_is_meant_unless_another_revision_is_named() {
         let state = flow("progressing");
-        for action in [Action::Promote, Action::Rollback, Action::Hold, Action::Resume] {
+        for action in [Verb::Promote, Verb::Rollback, Verb::Hold, Verb::Resume] {
             assert_eq!(revision(&state, action, None), Ok(NEW.into()));
             assert_eq!(revision(&state, action, Some(NEW)), Ok(NEW.into()));
         }
-        let error = revision(&state, Action::Hold, Some("0000000000")).unwrap_err().to_string();
+        let error = revision(&state, Verb::Hold, Some("0000000000")).unwrap_err().to_string();
         assert_eq!(
             error,
             "--revision 0000000000 is not the candidate, which is 81be02aa11; leave --revision out to hold the candidate"
@@ -357,43 +335,43 @@ mod tests {
     #[test]
     fn only_promote_takes_what_was_rejected() {
         let state = flow("rolled_back");
-        assert_eq!(revision(&state, Action::Promote, None), Ok(NEW.into()));
-        assert_eq!(revision(&state, Action::Promote, Some(NEW)), Ok(NEW.into()));
-        let error = revision(&state, Action::Rollback, None).unwrap_err().to_string();
+        assert_eq!(revision(&state, Verb::Promote, None), Ok(NEW.into()));
+        assert_eq!(revision(&state, Verb::Promote, Some(NEW)), Ok(NEW.into()));
+        let error = revision(&state, Verb::Rollback, None).unwrap_err().to_string();
         assert_eq!(
             error,
             "nothing to roll back: no rollout is under way (status has no candidate); rejected are 81be02aa11 (RolledBack), which \
              `llmops promote --revision REVISION` tries again"
         );
-        let error = revision(&state, Action::Hold, Some(NEW)).unwrap_err().to_string();
+        let error = revision(&state, Verb::Hold, Some(NEW)).unwrap_err().to_string();
         assert!(error.contains("was rejected already"), "{error}");
     }
 
     #[test]
     fn nothing_to_act_on_is_said_so() {
-        let error = revision(&flow("serving"), Action::Promote, None).unwrap_err().to_string();
+        let error = revision(&flow("serving"), Verb::Promote, None).unwrap_err().to_string();
         assert_eq!(error, "nothing to promote: no rollout is under way (status has no candidate)");
-        let error = revision(&flow("serving"), Action::Promote, Some(NEW)).unwrap_err().to_string();
+        let error = revision(&flow("serving"), Verb::Promote, Some(NEW)).unwrap_err().to_string();
         assert_eq!(error, "--revision 81be02aa11 is unknown: no rollout is under way");
-        assert_eq!(revision(&flow("suspended"), Action::Hold, None), Err(Refused::Suspended));
-        assert!(revision(&flow("no_status"), Action::Hold, None).is_err());
+        assert_eq!(revision(&flow("suspended"), Verb::Hold, None), Err(Refused::Suspended));
+        assert!(revision(&flow("no_status"), Verb::Hold, None).is_err());
     }
 
     #[test]
     fn the_result_says_whether_it_is_what_was_asked_for() {
         for (name, action, done, told) in [
-            ("promoted", Action::Promote, true, "serves everybody"),
-            ("rolled_back_by_user", Action::Rollback, true, "is rolled back"),
-            ("holding_person", Action::Hold, true, "is held where it is"),
-            ("progressing", Action::Resume, true, "goes on"),
-            ("progressing", Action::Hold, false, "did not hold"),
-            ("preparing", Action::Promote, true, "is on its way: revision 81be02aa11 is made ready"),
-            ("rolled_back", Action::Promote, false, "did not promote"),
-            ("holding_person", Action::Resume, false, "did not resume"),
+            ("promoted", Verb::Promote, true, "serves everybody"),
+            ("rolled_back_by_user", Verb::Rollback, true, "is rolled back"),
+            ("holding_person", Verb::Hold, true, "is held where it is"),
+            ("progressing", Verb::Resume, true, "goes on"),
+            ("progressing", Verb::Hold, false, "did not hold"),
+            ("preparing", Verb::Promote, true, "is on its way: revision 81be02aa11 is made ready"),
+            ("rolled_back", Verb::Promote, false, "did not promote"),
+            ("holding_person", Verb::Resume, false, "did not resume"),
         ] {
             let (is_done, text) = result(&flow(name), action, NEW);
             assert!(is_done == done && text.contains(told), "{name} {action:?}: {text}");
         }
-        assert!(!result(&flow("promoted"), Action::Rollback, OLD).0);
+        assert!(!result(&flow("promoted"), Verb::Rollback, OLD).0);
     }
 }
