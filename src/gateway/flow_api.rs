@@ -19,6 +19,7 @@ use super::flow::{self, Dependencies, FlowError, NodeTime, Pins, Program, Run, S
 use super::openai::sse;
 use super::routing::{FlowRoute, Routed, Snapshot};
 use super::server::{Asked, Gateway, Recorder, Subject, headers_of, identify, json_body, pins_of, text};
+use super::shadow;
 use super::store::Assigned;
 use crate::api::prompt_flow::Unit;
 
@@ -30,8 +31,8 @@ const DELTAS: usize = 64;
 #[serde(deny_unknown_fields)]
 pub struct FlowRequest {
     /// Inputs by name.
-    #[serde(default)]
-    pub inputs: Map<String, Value>,
+    #[serde(default, rename = "inputs")]
+    pub given: Given,
     /// The user, for `assignment.unit: User`.
     #[serde(default)]
     pub user: Option<String>,
@@ -41,9 +42,45 @@ pub struct FlowRequest {
     /// Whether to answer with a stream of events.
     #[serde(default)]
     pub stream: bool,
-    /// Text for the flow's only text input, instead of inputs by name.
-    #[serde(skip)]
-    pub text: Option<String>,
+}
+
+/// What a request gives as input.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Map<String, Value>")]
+pub enum Given {
+    /// Inputs by name.
+    Inputs(Map<String, Value>),
+    /// Text for the flow's only text input.
+    Text(String),
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Self::Inputs(Map::new())
+    }
+}
+
+impl From<Map<String, Value>> for Given {
+    fn from(inputs: Map<String, Value>) -> Self {
+        Self::Inputs(inputs)
+    }
+}
+
+impl Given {
+    /// The inputs of a program, checked.
+    ///
+    /// # Errors
+    /// 400 that names the input.
+    pub fn read(&self, program: &Program) -> Result<Map<String, Value>, ApiError> {
+        let inputs = match self {
+            Self::Inputs(inputs) => inputs.clone(),
+            Self::Text(text) => {
+                let input = flow::single_text(&program.inputs)?;
+                Map::from_iter([(input.to_owned(), Value::String(text.clone()))])
+            }
+        };
+        flow::read_inputs(&program.inputs, inputs)
+    }
 }
 
 /// The answer.
@@ -92,6 +129,7 @@ pub struct Invocation {
     program: Arc<Program>,
     pins: Pins,
     inputs: Map<String, Value>,
+    copy: Option<shadow::Copy>,
     recorder: Recorder,
 }
 
@@ -166,11 +204,13 @@ impl Invocation {
         check_pins(&snapshot, namespace, &pins)?;
         let unit = unit_of(route, headers, &request, &asked.id);
         let Chosen { variant, revision, assigned, program } = choose(route, &unit, &pins, gateway.clock.now_ms())?;
-        let given = match request.text {
-            Some(text) => Map::from_iter([(flow::single_text(&program.inputs)?.to_owned(), Value::String(text))]),
-            None => request.inputs,
+        let given = request.given;
+        let inputs = given.read(&program)?;
+        let copy = if pins.is_empty() {
+            shadow::plan(&gateway, route, &asked.id, &unit, (&variant, &revision), &given)
+        } else {
+            None
         };
-        let inputs = flow::read_inputs(&program.inputs, given)?;
         let subject = Subject {
             kind: "flow",
             namespace: namespace.to_owned(),
@@ -187,7 +227,7 @@ impl Invocation {
             inputs: Some(inputs.clone()),
         };
         let recorder = Recorder::start(Arc::clone(&gateway), asked, subject);
-        Ok(Self { gateway, program, pins, inputs, recorder })
+        Ok(Self { gateway, program, pins, inputs, copy, recorder })
     }
 
     /// The headers of the answer.
@@ -244,10 +284,14 @@ impl Invocation {
             pins: &self.pins,
             trace: &self.recorder.trace,
             deltas,
+            background: false,
         }
     }
 
     fn end(&mut self, outcome: Result<String, FlowError>) -> Result<FlowAnswer, ApiError> {
+        if let Some(copy) = self.copy.take() {
+            shadow::start(&self.gateway, copy, self.recorder.asked(), &self.recorder.subject);
+        }
         match outcome {
             Ok(answer) => {
                 let latency_ms = self.recorder.trace.elapsed_ms();
@@ -365,7 +409,7 @@ fn choose(route: &FlowRoute, unit: &str, pins: &Pins, now_ms: i64) -> Result<Cho
 }
 
 /// What a client is told of a failed flow.
-fn flow_error(error: &FlowError) -> ApiError {
+pub fn flow_error(error: &FlowError) -> ApiError {
     match error {
         FlowError::Template { .. } => {
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "template_failed", error.to_string())

@@ -1,7 +1,6 @@
 //! `GET /v1/measurements/{namespace}/{flow}`: what was measured of the arms of a flow, by which the controller decides
 //! rollouts and experiments.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -11,9 +10,10 @@ use serde::Deserialize;
 
 use super::auth::Action;
 use super::error::ApiError;
+use super::routing::{Arm, weight_of};
 use super::server::{Gateway, identify};
 use super::store::MeasureQuery;
-use crate::experiment::measurements::Measurements;
+use crate::experiment::measurements::{ArmMeasurements, Measurements};
 
 /// Query of the measurements.
 #[derive(Debug, Deserialize)]
@@ -62,6 +62,39 @@ async fn measure(
     };
     // Requests that have ended count: without this, a verdict could miss the last ones.
     gateway.store.flush().await.map_err(|error| ApiError::internal(&error))?;
-    let query = MeasureQuery { namespace, flow, since_ms, events: BTreeSet::new() };
-    gateway.store.measurements(query).await.map_err(|error| ApiError::internal(&error))
+    let snapshot = gateway.routes.load();
+    let route = snapshot.flow(&namespace, &flow).cloned();
+    let events = route.as_ref().map(|route| route.events.clone()).unwrap_or_default();
+    let query = MeasureQuery { namespace, flow, since_ms, events };
+    let mut found = gateway.store.measurements(query).await.map_err(|error| ApiError::internal(&error))?;
+    if let Some(route) = route {
+        let (table, stratum) = route.table(gateway.clock.now_ms());
+        add_silent_arms(&mut found, table, stratum);
+    }
+    Ok(found)
+}
+
+/// Adds the arms of the present table that nobody has met yet, once others of them were met: an arm that never comes up
+/// must not be overlooked by the check of the sample ratio.
+fn add_silent_arms(found: &mut Measurements, table: &[Arm], stratum: &str) {
+    if !found.arms.iter().any(|arm| arm.stratum == stratum) {
+        return;
+    }
+    for arm in table.iter().filter(|arm| arm.weight > 0) {
+        let is_this = |known: &ArmMeasurements| {
+            (known.stratum.as_str(), &known.variant, &known.revision) == (stratum, &arm.variant, &arm.revision)
+        };
+        if !found.arms.iter().any(is_this) {
+            found.arms.push(ArmMeasurements {
+                stratum: stratum.to_owned(),
+                variant: arm.variant.clone(),
+                revision: arm.revision.clone(),
+                weight: weight_of(table, arm),
+                shadow: false,
+                units: 0,
+                requests: 0,
+                metrics: Vec::new(),
+            });
+        }
+    }
 }

@@ -28,6 +28,7 @@ pub struct Metrics {
     refused: Family<Labels, Counter>,
     feedback: Family<Labels, Counter>,
     measured: Family<Labels, Counter>,
+    shadows: Family<Labels, Counter>,
     dropped: Counter,
     watch_errors: Family<Labels, Counter>,
     problems: Gauge,
@@ -49,6 +50,12 @@ pub struct Served<'a> {
     pub outcome: &'static str,
 }
 
+impl Served<'_> {
+    fn object(&self) -> Labels {
+        vec![("kind", self.kind.into()), ("namespace", self.namespace.to_owned()), ("name", self.name.to_owned())]
+    }
+}
+
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.005, 2.0, 15))
 }
@@ -67,6 +74,7 @@ impl Default for Metrics {
             refused: Family::default(),
             feedback: Family::default(),
             measured: Family::default(),
+            shadows: Family::default(),
             dropped: Counter::default(),
             watch_errors: Family::default(),
             problems: Gauge::default(),
@@ -92,6 +100,7 @@ impl Default for Metrics {
         registry.register("ejections", "Times an endpoint was left out", metrics.ejections.clone());
         registry.register("refused", "Requests refused before they were served, by code", metrics.refused.clone());
         registry.register("feedback", "Feedback kept", metrics.feedback.clone());
+        registry.register("shadow_copies", "Copies of requests for candidates, by outcome", metrics.shadows.clone());
         registry.register("measurements", "Requests for measurements, by outcome", metrics.measured.clone());
         registry.register("interactions_dropped", "Interactions that could not be kept", metrics.dropped.clone());
         registry.register("watch_errors", "Failures of watches, by resource", metrics.watch_errors.clone());
@@ -124,23 +133,30 @@ impl Metrics {
     }
 
     /// Counts a request that was served, with its times in milliseconds.
-    pub fn served(&self, served: Served<'_>, latency_ms: u64, first_token_ms: Option<u64>, tokens: (u64, u64)) {
-        let object: Labels = vec![
-            ("kind", served.kind.into()),
-            ("namespace", served.namespace.to_owned()),
-            ("name", served.name.to_owned()),
-        ];
+    pub fn served(&self, served: &Served<'_>, latency_ms: u64, first_token_ms: Option<u64>, tokens: (u64, u64)) {
+        let object = served.object();
         let all = with(with(object.clone(), "variant", served.variant), "outcome", served.outcome);
         self.requests.get_or_create(&all).inc();
         self.duration.get_or_create(&object).observe(Duration::from_millis(latency_ms).as_secs_f64());
         if let Some(first) = first_token_ms {
             self.first_token.get_or_create(&object).observe(Duration::from_millis(first).as_secs_f64());
         }
+        self.tokens(served, tokens);
+    }
+
+    /// Counts tokens that were read and written, also by shadow copies.
+    pub fn tokens(&self, served: &Served<'_>, tokens: (u64, u64)) {
         for (direction, count) in [("input", tokens.0), ("output", tokens.1)] {
             if count > 0 {
-                self.tokens.get_or_create(&with(object.clone(), "direction", direction)).inc_by(count);
+                self.tokens.get_or_create(&with(served.object(), "direction", direction)).inc_by(count);
             }
         }
+    }
+
+    /// Counts a shadow copy: `ok`, `error`, `dropped` for want of room, or `skipped` because the candidate cannot be copied.
+    pub fn shadow(&self, namespace: &str, name: &str, outcome: &'static str) {
+        let labels = vec![("namespace", namespace.into()), ("name", name.into()), ("outcome", outcome.into())];
+        self.shadows.get_or_create(&labels).inc();
     }
 
     /// Counts a request that was refused, by the code of the error.

@@ -31,6 +31,7 @@ pub mod openai;
 pub mod reports;
 pub mod routing;
 pub mod server;
+pub mod shadow;
 pub mod store;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,9 @@ pub struct Args {
     /// Most requests at a time on one endpoint.
     #[arg(long, value_name = "NUMBER", default_value_t = 64)]
     pub endpoint_concurrency: usize,
+    /// Most shadow copies at a time; further ones are dropped and counted. 0 makes none.
+    #[arg(long, value_name = "NUMBER", env = "LLMOPS_SHADOW_CONCURRENCY", default_value_t = 2)]
+    pub shadow_concurrency: usize,
     /// Longest time for a whole answer of a model that is called by its name.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub model_timeout: Duration,
@@ -139,6 +143,7 @@ async fn start(args: Args) -> Result<(), StartError> {
         store,
         metrics: Arc::clone(&metrics),
         clock: Clock::System,
+        shadows: shadow::limit(args.shadow_concurrency),
         model_timeout: args.model_timeout,
     });
     let (synced, is_synced) = watch::channel(false);

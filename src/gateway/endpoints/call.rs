@@ -16,6 +16,11 @@ use crate::gateway::routing::{External, Routes};
 
 /// Longest error body that is read from an upstream, in bytes.
 const MAX_ERROR_BODY: usize = 64 * 1024;
+/// Longest wait for an endpoint of a pinned revision that has none: as long as a watch may lag. Whoever pins wants to
+/// hear soon that there is none.
+const PINNED_WAIT: Duration = Duration::from_secs(2);
+/// How often a background call looks for an endpoint.
+const LOOK: Duration = Duration::from_millis(25);
 /// Pause before the first further try; doubles each time.
 const BACKOFF: Duration = Duration::from_millis(25);
 
@@ -218,7 +223,7 @@ impl Upstream {
     /// Whether a failed call may be tried again; waits a moment if so. Only for calls of which the client has seen
     /// nothing.
     pub async fn again(&self, target: &Target, error: &CallError, attempts: &mut Attempts) -> bool {
-        if !error.may_pass() || attempts.left == 0 || Instant::now() >= attempts.deadline {
+        if target.background || !error.may_pass() || attempts.left == 0 || Instant::now() >= attempts.deadline {
             return false;
         }
         let Some(state) = self.pool_state(target) else { return false };
@@ -266,7 +271,7 @@ impl Upstream {
         let response = match tokio::time::timeout_at(attempts.deadline, request.send()).await {
             Err(_) => {
                 self.metrics.attempt(target, "timeout");
-                self.eject(target, state.failed(std::time::Instant::now()));
+                self.eject(target, !target.background && state.failed(std::time::Instant::now()));
                 return Err(Failure::of(attempts.timeout(target)));
             }
             Ok(Err(error)) => {
@@ -284,7 +289,7 @@ impl Upstream {
             return Ok(Answer { response, lease });
         }
         self.metrics.attempt(target, "error");
-        if status.is_server_error() {
+        if status.is_server_error() && !target.background {
             self.eject(target, state.failed(std::time::Instant::now()));
         }
         let body = tokio::time::timeout_at(attempts.deadline, error_body(response)).await.unwrap_or_default();
@@ -314,8 +319,44 @@ impl Upstream {
         self.routes.load().resolve(target).map(|(pool, _)| Arc::clone(&pool.state))
     }
 
+    /// Whether a target has an endpoint with nothing to do.
+    pub fn is_idle(&self, target: &Target) -> bool {
+        let snapshot = self.routes.load();
+        let Some((pool, Some(revision))) = snapshot.resolve(target) else { return false };
+        let mut endpoints = pool.endpoints.get(&revision).into_iter().flatten();
+        endpoints.any(|endpoint| endpoint.state.in_flight() == 0)
+    }
+
+    /// Takes an endpoint while nobody else waits for one. It stays out of the queue and looks again from time to time
+    /// instead of being woken: a place that becomes free belongs to those whose answer is awaited.
+    async fn acquire_in_background(&self, target: &Target, attempts: &Attempts) -> Result<Lease, Unavailable> {
+        loop {
+            let snapshot = self.routes.load();
+            let (pool, revision) = snapshot.resolve(target).ok_or_else(|| Unavailable::Unknown(target.to_string()))?;
+            let exists = |revision: &&String| pool.endpoints.get(*revision).is_some_and(|found| !found.is_empty());
+            let taken = match revision.as_ref().filter(exists) {
+                None => Err(Choice::Empty),
+                Some(_) if pool.state.waiting() > 0 => Err(Choice::Full),
+                Some(revision) => pool.take(revision, self.limits.per_endpoint, std::time::Instant::now()),
+            };
+            let choice = match taken {
+                Ok(lease) => return Ok(lease),
+                Err(choice) => choice,
+            };
+            if Instant::now() >= attempts.queue_until {
+                let error = if choice == Choice::Full { Unavailable::Busy } else { Unavailable::NoneReady };
+                return Err(error(target.to_string()));
+            }
+            drop(snapshot);
+            tokio::time::sleep_until((Instant::now() + LOOK).min(attempts.queue_until)).await;
+        }
+    }
+
     /// Takes an endpoint, waiting for one if there is none at the moment.
     async fn acquire(&self, target: &Target, attempts: &Attempts) -> Result<Lease, Unavailable> {
+        if target.background {
+            return self.acquire_in_background(target, attempts).await;
+        }
         let mut changes = self.routes.changes();
         let mut place = None;
         if attempts.done == 0
@@ -337,10 +378,15 @@ impl Upstream {
                 Some(revision) => pool.take(revision, self.limits.per_endpoint, now),
                 None => Err(Choice::Empty),
             };
+            let mut last = attempts.queue_until;
             let (until, full) = match taken {
                 Ok(lease) => return Ok(lease),
-                Err(Choice::Until(until)) => (attempts.queue_until.min(until.into()), false),
-                Err(choice) => (attempts.queue_until, choice == Choice::Full),
+                Err(Choice::Until(until)) => (last.min(until.into()), false),
+                Err(Choice::Empty) if target.pin.is_some() => {
+                    last = last.min(attempts.started + PINNED_WAIT);
+                    (last, false)
+                }
+                Err(choice) => (last, choice == Choice::Full),
             };
             if place.is_none() {
                 place = state.queue(self.limits.queue);
@@ -348,7 +394,7 @@ impl Upstream {
                     return Err(Unavailable::QueueFull(target.to_string(), self.limits.queue));
                 }
             }
-            if Instant::now() >= attempts.queue_until {
+            if Instant::now() >= last {
                 let error = if full { Unavailable::Busy } else { Unavailable::NoneReady };
                 return Err(error(target.to_string()));
             }

@@ -41,6 +41,8 @@ pub struct Target {
     pub pin: Option<String>,
     /// Unit by which a revision is chosen among those with weight.
     pub unit: String,
+    /// Whether the call is for a shadow copy: it stands back behind others, and its failures say nothing of the endpoint.
+    pub background: bool,
 }
 
 /// What kind of thing is called.
@@ -53,12 +55,12 @@ pub enum TargetKind {
 
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = match self.kind {
-            TargetKind::Model => "ModelDeployment",
-            TargetKind::Index => "RagIndex",
+        let (kind, revision) = match self.kind {
+            TargetKind::Model => ("ModelDeployment", "revision"),
+            TargetKind::Index => ("RagIndex", "generation"),
         };
         write!(f, "{kind} {}/{}", self.namespace, self.name)?;
-        self.pin.iter().try_for_each(|pin| write!(f, " at revision {pin}"))
+        self.pin.iter().try_for_each(|pin| write!(f, " at the pinned {revision} {pin}"))
     }
 }
 

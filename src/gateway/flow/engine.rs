@@ -34,6 +34,8 @@ pub struct Run<'a> {
     pub trace: &'a Trace,
     /// Takes the answer piece by piece. Once a piece was sent, its node is not tried again.
     pub deltas: Option<&'a mpsc::Sender<String>>,
+    /// Whether this is a shadow copy, whose calls stand back behind those of users.
+    pub background: bool,
 }
 
 /// Why a flow failed.

@@ -29,14 +29,16 @@ pub(super) async fn ask(program: &Program, question: Question<'_>, run: Run<'_>)
     let mut last = None;
     for (place, alias) in question.models.iter().enumerate() {
         let Some(model) = program.models.get(alias) else { continue };
-        let has_fallback = place + 1 < question.models.len();
         let target = Target {
             kind: TargetKind::Model,
             namespace: run.namespace.to_owned(),
             name: model.deployment.clone(),
             pin: run.pins.models.get(&model.deployment).cloned(),
             unit: run.unit.to_owned(),
+            background: run.background,
         };
+        // Who pins a model wants to hear of this revision, not of what stands in for it.
+        let has_fallback = place + 1 < question.models.len() && target.pin.is_none();
         let queue = queue_timeout(run.upstream, has_fallback);
         let attempts = Attempts::new(model.retries, Duration::from_millis(model.timeout_ms), queue);
         match one_model(alias, &target, question, attempts, run).await {
@@ -49,7 +51,7 @@ pub(super) async fn ask(program: &Program, question: Question<'_>, run: Run<'_>)
                     "usage": {"inputTokens": answer.input_tokens, "outputTokens": answer.output_tokens},
                 }));
             }
-            Err(Failed { error, seen_by_client: true }) => return Err(error),
+            Err(Failed { error, seen_by_client }) if seen_by_client || target.pin.is_some() => return Err(error),
             Err(Failed { error, .. }) => {
                 if has_fallback {
                     tracing::info!(%target, %error, "model failed, its fallback is asked");

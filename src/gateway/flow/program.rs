@@ -81,6 +81,17 @@ pub enum ProgramError {
     },
 }
 
+impl CompiledStep {
+    /// Whether running it changes something outside: such a step must not run in a shadow copy. Every new kind of step has
+    /// to answer this.
+    fn has_side_effects(&self) -> bool {
+        match self {
+            // Asking a model and searching an index only read.
+            Self::Llm { .. } | Self::Retrieve { .. } => false,
+        }
+    }
+}
+
 impl Program {
     /// Compiles a revision.
     ///
@@ -137,6 +148,11 @@ impl Program {
         let output = output::compile(&output, is_llm)
             .map_err(|cause| ProgramError::Template { field: "output".into(), cause })?;
         Ok(Self { inputs, models, indexes, nodes: compiled, output })
+    }
+
+    /// Whether any of its steps changes something outside.
+    pub fn has_side_effects(&self) -> bool {
+        self.nodes.iter().any(|node| node.step.has_side_effects())
     }
 
     /// Names of the ModelDeployments that it may call.

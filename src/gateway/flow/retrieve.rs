@@ -28,6 +28,7 @@ pub(super) async fn search(
         name: index.to_owned(),
         pin: run.pins.indexes.get(index).cloned(),
         unit: run.unit.to_owned(),
+        background: run.background,
     };
     let found = query(run.upstream, &target, request).await?;
     run.trace.note(|done| {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::chat::{user_of, wants_stream, wants_usage};
 use super::sse;
 use crate::gateway::error::ApiError;
-use crate::gateway::flow_api::{FlowAnswer, FlowRequest, Invocation, Piece, event_stream};
+use crate::gateway::flow_api::{FlowAnswer, FlowRequest, Given, Invocation, Piece, event_stream};
 use crate::gateway::server::{Asked, Gateway};
 
 pub(super) async fn answer(
@@ -24,7 +24,7 @@ pub(super) async fn answer(
     let stream = wants_stream(body);
     let usage = wants_usage(body);
     let question = last_user_message(body)?;
-    let request = FlowRequest { user: user_of(body), stream, text: Some(question), ..FlowRequest::default() };
+    let request = FlowRequest { user: user_of(body), stream, given: Given::Text(question), session: None };
     let invocation = Invocation::prepare(gateway, asked, headers, namespace, name, request).await?;
     let headers = invocation.headers();
     let shape = Shape {

@@ -137,6 +137,7 @@ impl Call {
             name: name.to_owned(),
             pin: pins.models.get(name).cloned(),
             unit,
+            background: false,
         };
         let external = route.external.is_some();
         let recorder = Recorder::start(Arc::clone(&gateway), asked, subject);

@@ -1,7 +1,7 @@
 //! Builds a snapshot from what the watches hold. Pure: the same objects give the same table. The previous snapshot only
 //! lends what must outlive it: load and health of endpoints, queues, and compiled revisions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -14,7 +14,7 @@ use super::table::{
 use crate::api::flow_revision::{FLOW_FORMAT, FlowRevision};
 use crate::api::names::{COMPONENT_INDEX, COMPONENT_MODEL, LABEL_COMPONENT, LABEL_OWNER, LABEL_REVISION, PORT_NAME};
 use crate::api::prompt_flow::FlowTraffic;
-use crate::api::rollout::ArmRevision;
+use crate::api::rollout::{ArmRevision, RolloutPhase};
 use crate::api::{ModelDeployment, PromptFlow, RagIndex};
 use crate::gateway::endpoints::{Endpoint, EndpointState, Pool, PoolState};
 use crate::gateway::flow::Program;
@@ -116,6 +116,7 @@ fn flows(objects: &Objects, previous: &Snapshot, snapshot: &mut Snapshot) {
         let Some((namespace, name)) = identity(&flow.metadata) else { continue };
         let status = flow.status.as_ref();
         let rollout = status.and_then(|status| status.rollout.as_ref());
+        let in_shadow = rollout.is_some_and(|rollout| rollout.phase == RolloutPhase::Shadowing);
         let arms: Vec<Arm> = status.map(|status| traffic(&status.traffic)).unwrap_or_default();
         let switch = status.and_then(|status| status.switch.as_ref()).map(|switch| {
             let from = traffic(&switch.from);
@@ -130,6 +131,8 @@ fn flows(objects: &Objects, previous: &Snapshot, snapshot: &mut Snapshot) {
             switch,
             stable: status.map(|status| release(&status.stable)).unwrap_or_default(),
             candidate: rollout.map(|rollout| release(&rollout.candidate)).unwrap_or_default(),
+            shadow: flow.spec.rollout.shadow.as_ref().map(|shadow| shadow.percent).filter(|_| in_shadow),
+            events: events(flow),
             revisions: BTreeMap::new(),
             broken: BTreeMap::new(),
             capture: flow.spec.telemetry.capture,
@@ -161,6 +164,16 @@ fn settle(route: &mut FlowRoute, previous: Option<&FlowRoute>) {
     } else if route.can_serve(&route.stable) {
         (route.arms, route.stratum, route.switch) = (route.stable.clone(), stratum_of(&route.stable), None);
     }
+}
+
+/// Events that the flow's experiment names.
+fn events(flow: &PromptFlow) -> BTreeSet<String> {
+    let experiment = flow.spec.experiment.iter();
+    let named = experiment.flat_map(|experiment| {
+        let goal = experiment.goal.iter().map(|goal| &goal.event);
+        goal.chain(experiment.guardrails.iter().map(|guardrail| &guardrail.event))
+    });
+    named.flatten().cloned().collect()
 }
 
 fn traffic(entries: &[FlowTraffic]) -> Vec<Arm> {

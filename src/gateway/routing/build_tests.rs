@@ -27,7 +27,14 @@ fn model(traffic: &Value) -> Arc<ModelDeployment> {
 }
 
 fn target() -> Target {
-    Target { kind: TargetKind::Model, namespace: "a".into(), name: "writer".into(), pin: None, unit: "u".into() }
+    Target {
+        kind: TargetKind::Model,
+        namespace: "a".into(),
+        name: "writer".into(),
+        pin: None,
+        unit: "u".into(),
+        background: false,
+    }
 }
 
 #[test]
@@ -187,4 +194,63 @@ fn units_follow_the_weights() {
     let short = (0..10_000).filter(|unit| route.route(&unit.to_string(), 0).unwrap().arm.variant == "short").count();
     assert!((1_850..2_150).contains(&short), "{short}");
     assert_eq!(route.salt(), "a/docs");
+}
+
+#[test]
+fn the_stable_release_serves_while_the_candidate_is_missing_or_broken() {
+    let status = |phase: &str| {
+        json!({
+            "traffic": [{"variant": "control", "revision": "r1", "weight": 95},
+                        {"variant": "control", "revision": "r2", "weight": 5}],
+            "switch": {"at": "2026-11-24T12:00:00Z", "from": [{"variant": "control", "revision": "r1", "weight": 100}]},
+            "stable": [{"variant": "control", "revision": "r1", "weight": 100}],
+            "rollout": {"phase": phase, "candidate": [{"variant": "control", "revision": "r2", "weight": 100}],
+                        "started": "2026-11-24T11:00:00Z", "since": "2026-11-24T12:00:00Z"},
+        })
+    };
+    let with = |revisions: Vec<Arc<ControllerRevision>>, previous: &Snapshot| {
+        let mut flow = serde_json::to_value(&*flow(&json!([]))).unwrap();
+        flow["status"] = status("Progressing");
+        build(&Objects { flows: vec![object(flow)], revisions, ..Objects::default() }, "s", previous)
+    };
+    let served = |snapshot: &Snapshot| -> Vec<String> {
+        let route = snapshot.flow("a", "docs").unwrap();
+        let revisions: BTreeSet<String> =
+            (0..200).map(|unit| route.route(&unit.to_string(), i64::MAX).unwrap().arm.revision.clone()).collect();
+        revisions.into_iter().collect()
+    };
+    let both = with(vec![revision("r1", content()), revision("r2", content())], &Snapshot::default());
+    assert_eq!(served(&both), ["r1", "r2"]);
+    assert_eq!(both.flow("a", "docs").unwrap().variant_of("r2"), Some("control"));
+    let missing = vec![revision("r1", content())];
+    let mut anew = serde_json::to_value(&*revision("r2", json!({"format": 1}))).unwrap();
+    anew["metadata"]["uid"] = json!("another");
+    let broken = vec![revision("r1", content()), object(anew)];
+    for revisions in [missing, broken] {
+        for previous in [&Snapshot::default(), &both] {
+            let snapshot = with(revisions.clone(), previous);
+            assert_eq!(served(&snapshot), ["r1"]);
+            let route = snapshot.flow("a", "docs").unwrap();
+            assert_eq!(route.stratum, stratum_of(&route.stable), "what it is routed by is what is told");
+        }
+    }
+    // Nothing that could serve: units of the missing revision are told so, the others are served.
+    let nothing = with(vec![revision("r2", content())], &Snapshot::default());
+    assert_eq!(served(&nothing), ["r1", "r2"]);
+}
+
+#[test]
+fn copies_are_made_in_shadow_only() {
+    let of = |phase: &str| {
+        let mut flow = serde_json::to_value(&*flow(&json!([]))).unwrap();
+        flow["spec"]["rollout"] = json!({"shadow": {"percent": 25}});
+        flow["status"]["rollout"] = json!({"phase": phase, "candidate": [],
+            "started": "2026-11-24T11:00:00Z", "since": "2026-11-24T12:00:00Z"});
+        let snapshot = build(&Objects { flows: vec![object(flow)], ..Objects::default() }, "s", &Snapshot::default());
+        snapshot.flow("a", "docs").unwrap().shadow
+    };
+    assert_eq!(of("Shadowing"), Some(25));
+    for phase in ["Preparing", "Gating", "Progressing", "AwaitingApproval", "Holding", "Promoted", "RolledBack"] {
+        assert_eq!(of(phase), None, "{phase}");
+    }
 }

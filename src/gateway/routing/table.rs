@@ -1,6 +1,6 @@
 //! The routing table: immutable, and built as a whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,10 @@ pub struct FlowRoute {
     pub stable: Vec<Arm>,
     /// The release of the rollout under way, or of the last one.
     pub candidate: Vec<Arm>,
+    /// Percent of the requests that are copied to the candidate; absent unless the rollout is in shadow.
+    pub shadow: Option<i32>,
+    /// Events that the experiment asks for.
+    pub events: BTreeSet<String>,
     /// Revisions that exist, by name; more than those that get traffic.
     pub revisions: BTreeMap<String, Arc<Program>>,
     /// Revisions that exist and cannot be served, with the cause.
@@ -187,7 +191,7 @@ impl Snapshot {
         let (pool, routed) = match target.kind {
             TargetKind::Model => {
                 let route = self.model(&target.namespace, &target.name)?;
-                (&route.pool, choose(&route.arms, &salt(&route.namespace, &route.name), &target.unit))
+                (&route.pool, route.revision(&target.unit))
             }
             TargetKind::Index => {
                 let route = self.index(&target.namespace, &target.name)?;
@@ -198,6 +202,12 @@ impl Snapshot {
     }
 }
 
+/// Percent of the units that go to an arm's variant and revision, over all entries of the table.
+pub(in crate::gateway) fn weight_of(table: &[Arm], arm: &Arm) -> i32 {
+    let same = table.iter().filter(|other| (&other.variant, &other.revision) == (&arm.variant, &arm.revision));
+    same.map(|other| other.weight).sum()
+}
+
 /// Name of a routing table.
 pub(super) fn stratum_of(arms: &[Arm]) -> String {
     stratum(arms.iter().map(|arm| (arm.variant.as_str(), arm.revision.as_str(), arm.weight)))
@@ -205,10 +215,6 @@ pub(super) fn stratum_of(arms: &[Arm]) -> String {
 
 fn salt(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
-}
-
-fn choose<'a>(arms: &'a [Arm], salt: &str, unit: &str) -> Option<&'a str> {
-    pick(arms, salt, unit).map(|arm| arm.revision.as_str())
 }
 
 /// The arm of a unit. Units beyond the weights, if these do not sum to 100, get the first arm that has any.
@@ -236,8 +242,13 @@ impl FlowRoute {
     pub fn route(&self, unit: &str, now_ms: i64) -> Option<Routed<'_>> {
         let (table, stratum) = self.table(now_ms);
         let arm = pick(table, &self.salt(), unit)?;
-        let same = table.iter().filter(|other| (&other.variant, &other.revision) == (&arm.variant, &arm.revision));
-        Some(Routed { arm, stratum, weight: same.map(|other| other.weight).sum() })
+        Some(Routed { arm, stratum, weight: weight_of(table, arm) })
+    }
+
+    /// The arm that a unit would have in the candidate release, and the arm's percent.
+    pub fn candidate_arm(&self, unit: &str) -> Option<(&Arm, i32)> {
+        let arm = pick(&self.candidate, &self.salt(), unit)?;
+        Some((arm, weight_of(&self.candidate, arm)))
     }
 
     /// The variant that a revision belongs to, if it serves or is about to.
@@ -253,6 +264,14 @@ impl FlowRoute {
 }
 
 impl ModelRoute {
+    /// The revision of a unit. When none of its pods is ready, another one that gets traffic takes over, for as long.
+    fn revision(&self, unit: &str) -> Option<&str> {
+        let ready = |arm: &&Arm| self.pool.endpoints.get(&arm.revision).is_some_and(|found| !found.is_empty());
+        let assigned = pick(&self.arms, &salt(&self.namespace, &self.name), unit);
+        let other = || self.arms.iter().find(|arm| arm.weight > 0 && ready(arm));
+        assigned.filter(ready).or_else(other).or(assigned).map(|arm| arm.revision.as_str())
+    }
+
     /// Cost of tokens.
     pub fn cost(&self, input_tokens: u64, output_tokens: u64) -> Option<f64> {
         let price = self.price.as_ref()?;

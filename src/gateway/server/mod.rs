@@ -13,6 +13,7 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use http::StatusCode;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use admin::router as admin_router;
@@ -45,6 +46,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Tells when a routing table changes over.
     pub clock: Clock,
+    /// Room for shadow copies.
+    pub shadows: Arc<Semaphore>,
     /// Longest time for a whole answer of a model that is called by its name.
     pub model_timeout: Duration,
 }

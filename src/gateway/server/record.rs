@@ -66,6 +66,16 @@ impl Recorder {
         &self.asked.id
     }
 
+    /// Who asked and when.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// Nothing is recorded: the request says nothing of what it is about.
+    pub fn discard(&mut self) {
+        self.ended = true;
+    }
+
     /// The request ended with an answer.
     pub fn ok(&mut self, answer: Option<&str>) {
         self.end(Status::Ok, None, answer);
@@ -91,7 +101,12 @@ impl Recorder {
             outcome: status.name(),
         };
         let tokens = (done.usage.input_tokens, done.usage.output_tokens);
-        self.gateway.metrics.served(served, latency_ms, done.first_token_ms, tokens);
+        if subject.shadow {
+            // Copies have a metric of their own; they are no requests that anybody made.
+            self.gateway.metrics.tokens(&served, tokens);
+        } else {
+            self.gateway.metrics.served(&served, latency_ms, done.first_token_ms, tokens);
+        }
         if subject.capture == Capture::None {
             return;
         }

@@ -114,7 +114,26 @@ async fn pins_need_their_permission_and_stay_out_of_the_split() {
             })
             .unwrap()
     };
-    assert_eq!(json_of(pin("flow=f2", KEY)).await.0, 403);
+    gateway.reviewer.granted.lock().unwrap().insert("promptflows/invoke".into());
+    assert_eq!(json_of(pin("flow=f2", KEY)).await.0, 403, "an API key never pins");
+    let (status, body) = json_of(pin("flow=f2", TOKEN)).await;
+    assert_eq!((status, &body["error"]["code"]), (403, &json!("permission_denied")), "not without the permission");
+    assert!(body["error"]["message"].as_str().unwrap().contains("promptflows/pin"), "{body}");
+    assert_eq!(engine.seen().len(), 0);
+    // A new gateway: the refusal is remembered for a moment.
+    let gateway = TestGateway::start().await;
+    gateway.model("writer", &[&engine]);
+    gateway.flow(&traffic, &json!({}), &[("f1", asking("writer")), ("f2", asking("writer"))]);
+    let pin = |pin: &str, credential: &str| {
+        gateway
+            .ask_pinned(pin)
+            .build()
+            .map(|mut request| {
+                request.headers_mut().insert("authorization", format!("Bearer {credential}").parse().unwrap());
+                reqwest::RequestBuilder::from_parts(gateway.client.clone(), request)
+            })
+            .unwrap()
+    };
     gateway.reviewer.granted.lock().unwrap().insert("promptflows/invoke".into());
     gateway.reviewer.granted.lock().unwrap().insert("promptflows/pin".into());
     let (status, body) = json_of(pin("flow=f2", TOKEN)).await;

@@ -93,6 +93,7 @@ impl TestGateway {
             routes,
             metrics: Arc::clone(&metrics),
             clock: Clock::Set(Arc::clone(&clock)),
+            shadows: crate::gateway::shadow::limit(1),
             model_timeout: Duration::from_secs(20),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -167,12 +168,17 @@ impl TestGateway {
 
     /// A flow `a/docs` with these traffic entries, its spec patched, and these revisions.
     pub fn flow(&self, traffic: &Value, spec: &Value, revisions: &[(&str, Value)]) {
+        self.flow_at(&json!({"traffic": traffic}), spec, revisions);
+    }
+
+    /// The same with a whole status.
+    pub fn flow_at(&self, status: &Value, spec: &Value, revisions: &[(&str, Value)]) {
         let mut full =
             json!({"nodes": [{"name": "answer", "llm": {"model": "writer", "messages": []}}], "output": "x"});
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         self.add(|objects| {
             objects.flows = vec![decode(json!({
-                "metadata": {"namespace": "a", "name": "docs"}, "spec": full, "status": {"traffic": traffic},
+                "metadata": {"namespace": "a", "name": "docs"}, "spec": full, "status": status,
             }))];
             objects.revisions = revisions.iter().map(|(name, data)| decode(json!({
                 "metadata": {"namespace": "a", "name": format!("pf-docs-{name}"), "uid": format!("{name}-{data}"),
@@ -189,6 +195,23 @@ impl TestGateway {
             &json!({}),
             &[("f1", asking("writer"))],
         );
+    }
+
+    /// Asks the flow `a/docs` with a Kubernetes token that may do this, and with pins.
+    pub fn ask_pinned(&self, pins: &str) -> reqwest::RequestBuilder {
+        for permission in ["promptflows/invoke", "promptflows/pin"] {
+            self.reviewer.granted.lock().unwrap().insert(permission.into());
+        }
+        self.client
+            .post(format!("{}/v1/flows/a/docs", self.base))
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .header("llmops-pin", pins)
+            .body(json!({"inputs": {"question": "why?"}}).to_string())
+    }
+
+    /// Adds a ready pod.
+    pub fn pod(&self, component: &str, owner: &str, revision: &str, engine: &Engine) {
+        self.add(|objects| objects.pods.push(decode(pod(component, owner, revision, engine))));
     }
 
     pub fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
