@@ -246,6 +246,51 @@ fn names_are_the_contract() {
     }
 }
 
+/// Whether a ClusterRole allows this.
+fn allows(objects: &[Value], role: &str, verb: &str, resource: &str) -> bool {
+    let role: ClusterRole = typed(find(objects, "ClusterRole", role));
+    role.rules.unwrap_or_default().iter().any(|rule| {
+        let ours = rule.api_groups.as_ref().is_some_and(|groups| groups.iter().any(|group| group == "llmops.dev"));
+        let names_it = rule.resources.as_ref().is_some_and(|resources| resources.iter().any(|known| known == resource));
+        ours && names_it && rule.verbs.iter().any(|known| known == verb)
+    })
+}
+
+#[test]
+fn people_may_what_their_role_is_for_and_no_more() {
+    let objects = rendered("llmops", &[]);
+    let kinds = ["modeldeployments", "ragindexes", "promptflows", "evaluations"];
+    let roles = ["llmops-viewer", "llmops-prompt-engineer", "llmops-ml-engineer", "llmops-admin"];
+    for role in roles {
+        for kind in kinds {
+            for verb in ["get", "list", "watch"] {
+                assert!(allows(&objects, role, verb, kind), "{role} must {verb} {kind}");
+            }
+            // The status belongs to the controller.
+            for verb in ["update", "patch"] {
+                assert!(
+                    !allows(&objects, role, verb, &format!("{kind}/status")),
+                    "{role} must not {verb} {kind}/status"
+                );
+            }
+        }
+        for resource in ["promptflows/measurements", "promptflows/splits", "evaluations/reports"] {
+            assert!(allows(&objects, role, "get", resource), "{role} must read {resource}");
+        }
+    }
+    // Who patches a resource may act on its rollout.
+    for (role, patches) in roles.into_iter().zip([&kinds[..0], &kinds[2..], &kinds[..], &kinds[..]]) {
+        for kind in kinds {
+            let may = allows(&objects, role, "patch", kind);
+            assert_eq!(may, patches.contains(&kind), "{role}: patch {kind}");
+            assert_eq!(allows(&objects, role, "delete", kind), may, "{role}: delete {kind}");
+        }
+    }
+    // What users wrote is not for every reader, and a pin is not for readers at all.
+    assert!(!allows(&objects, "llmops-viewer", "get", "promptflows/interactions"));
+    assert!(!allows(&objects, "llmops-viewer", "create", "promptflows/pin"));
+}
+
 #[test]
 fn values_reach_what_they_are_for() {
     let objects = rendered(
