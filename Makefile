@@ -34,7 +34,7 @@ quickstart-down: ## Stop the quickstart and remove its cluster; nothing is left 
 # ---- checks
 
 .PHONY: test
-test: fmt-check lint devcluster-test argocd-test devcluster models unit index-test crds-test chart-test sim e2e ## Everything that must hold before a change lands
+test: fmt-check lint devcluster-test argocd-test devcluster models unit index-test crds-test chart-test sim browser-test e2e ## Everything that must hold before a change lands
 
 .PHONY: fmt
 fmt: ## Format Rust and Go
@@ -79,6 +79,11 @@ argocd-test: ## Argo CD's health checks of the four kinds, in its Lua interprete
 .PHONY: sim
 sim: ## The real controllers against a simulated API server, in virtual time
 	$(CARGO) test --test sim
+
+.PHONY: browser-test
+browser-test: ## The dashboard in a real browser, wide and narrow, light and dark
+	@tests/browser/install-chromium
+	$(CARGO) test --test browser
 
 .PHONY: e2e
 e2e: build devcluster models ## The whole chain on a devcluster with the real model

@@ -5,6 +5,7 @@
 //! | API group | resources | verbs | why |
 //! | --- | --- | --- | --- |
 //! | `llmops.dev` | `promptflows`, `modeldeployments`, `ragindexes` | `list`, `watch` | what is served, and the routing tables in their status |
+//! | `llmops.dev` | `evaluations` | `list`, `watch` | shown in the dashboard |
 //! | `apps` | `controllerrevisions` | `list`, `watch` | contents of flow revisions |
 //! | core | `pods` | `list`, `watch` | ready endpoints of models and indexes |
 //! | core | `secrets` | `list`, `watch` | API keys (by label), and tokens of providers (by name) |
@@ -15,6 +16,7 @@
 //! `llmops.dev`: `create` on `promptflows/invoke`, `promptflows/pin`, `modeldeployments/invoke`, `ragindexes/search` and
 //! `evaluations/reports`; `get` on `evaluations/reports`, `promptflows/interactions`, `promptflows/splits` and
 //! `promptflows/measurements`. The controller's ServiceAccount has the last one: it decides rollouts by it.
+//! The dashboard asks for `get` on each of the four kinds.
 
 pub mod auth;
 pub mod clock;
@@ -154,6 +156,7 @@ async fn start(args: Args) -> Result<(), StartError> {
     tracing::info!(listen = %args.listen, admin = %args.admin_listen, "gateway started");
     tokio::spawn(axum::serve(admin, server::admin_router(Arc::clone(&lifecycle), Arc::clone(&metrics))).into_future());
     let watches = tokio::spawn(routing::watch(client, args.namespace, routes, Arc::clone(&metrics), synced));
+    let history = tokio::spawn(crate::dashboard::record_history(Arc::clone(&gateway)));
     let expiry = tokio::spawn({
         let gateway = Arc::clone(&gateway);
         async move {
@@ -181,6 +184,7 @@ async fn start(args: Args) -> Result<(), StartError> {
     }
     watches.abort();
     expiry.abort();
+    history.abort();
     gateway.store.close().await;
     tracing::info!("gateway ended");
     Ok(())

@@ -15,8 +15,9 @@ use super::store::{Report, ReportFormat};
 
 /// Longest report, in bytes.
 const MAX_REPORT: usize = 32 * 1024 * 1024;
-/// A report shows what models wrote: it may bring its own styles, and nothing that runs or is fetched.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// A report shows what models wrote: it may bring its own styles, and nothing that runs or is fetched. The dashboard
+/// shows it in a frame.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
 /// Keeps a report.
 ///

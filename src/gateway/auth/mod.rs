@@ -40,6 +40,14 @@ pub enum Action {
     ReadMeasurements,
     /// Give feedback on an answer.
     GiveFeedback,
+    /// See a flow.
+    ReadFlow,
+    /// See a model.
+    ReadModel,
+    /// See an index.
+    ReadIndex,
+    /// See an evaluation.
+    ReadEvaluation,
 }
 
 impl Action {
@@ -55,6 +63,11 @@ impl Action {
             Self::ReadInteractions => ("get", "promptflows", "interactions"),
             Self::ReadSplit => ("get", "promptflows", "splits"),
             Self::ReadMeasurements => ("get", "promptflows", "measurements"),
+            // Whoever may read the object at the API server sees it here.
+            Self::ReadFlow => ("get", "promptflows", ""),
+            Self::ReadModel => ("get", "modeldeployments", ""),
+            Self::ReadIndex => ("get", "ragindexes", ""),
+            Self::ReadEvaluation => ("get", "evaluations", ""),
         }
     }
 

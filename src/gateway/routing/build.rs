@@ -9,13 +9,13 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use super::keys::{self, KeyTable};
 use super::table::{
-    Arm, ByName, Compiled, External, FlowRoute, IndexRoute, ModelRoute, Price, Snapshot, Switch, stratum_of,
+    Arm, ByName, Compiled, External, FlowRoute, IndexRoute, ModelRoute, Price, Resources, Snapshot, Switch, stratum_of,
 };
 use crate::api::flow_revision::{FLOW_FORMAT, FlowRevision};
 use crate::api::names::{COMPONENT_INDEX, COMPONENT_MODEL, LABEL_COMPONENT, LABEL_OWNER, LABEL_REVISION, PORT_NAME};
 use crate::api::prompt_flow::FlowTraffic;
 use crate::api::rollout::{ArmRevision, RolloutPhase};
-use crate::api::{ModelDeployment, PromptFlow, RagIndex};
+use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex};
 use crate::gateway::endpoints::{Endpoint, EndpointState, Pool, PoolState};
 use crate::gateway::flow::Program;
 
@@ -33,6 +33,8 @@ pub struct Objects {
     pub models: Vec<Arc<ModelDeployment>>,
     /// Indexes.
     pub indexes: Vec<Arc<RagIndex>>,
+    /// Evaluations; only shown, never routed by.
+    pub evaluations: Vec<Arc<Evaluation>>,
     /// Contents of flow revisions.
     pub revisions: Vec<Arc<ControllerRevision>>,
     /// Pods of models and indexes.
@@ -84,7 +86,23 @@ pub fn build(objects: &Objects, own_namespace: &str, previous: &Snapshot) -> Sna
         }
     }
     snapshot.keys = KeyTable::new(found);
+    snapshot.resources = Resources {
+        flows: by_name(&objects.flows),
+        models: by_name(&objects.models),
+        indexes: by_name(&objects.indexes),
+        evaluations: by_name(&objects.evaluations),
+    };
     snapshot
+}
+
+fn by_name<K: kube::Resource>(objects: &[Arc<K>]) -> ByName<K> {
+    let mut found = ByName::<K>::new();
+    for object in objects {
+        if let Some((namespace, name)) = identity(object.meta()) {
+            found.entry(namespace.to_owned()).or_default().insert(name.to_owned(), Arc::clone(object));
+        }
+    }
+    found
 }
 
 type CompileResult = Result<Arc<Program>, String>;

@@ -14,7 +14,7 @@ use tokio::sync::watch as signal;
 pub use build::{Objects, build};
 pub use keys::{ApiKey, KeyTable, Scope};
 pub(in crate::gateway) use table::weight_of;
-pub use table::{Arm, External, FlowRoute, IndexRoute, ModelRoute, Price, Routed, Snapshot, Switch};
+pub use table::{Arm, ByName, External, FlowRoute, IndexRoute, ModelRoute, Price, Resources, Routed, Snapshot, Switch};
 pub use watch::watch;
 
 /// The current snapshot, swapped without locks.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::keys::KeyTable;
 use crate::api::model_deployment::Task;
 use crate::api::prompt_flow::{Assignment, Capture};
+use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex};
 use crate::experiment::assignment;
 use crate::experiment::measurements::stratum;
 use crate::gateway::endpoints::{Pool, Target, TargetKind};
@@ -26,10 +27,22 @@ pub struct Snapshot {
     pub indexes: ByName<IndexRoute>,
     /// Who may ask.
     pub keys: KeyTable,
+    /// The objects themselves, for the pages that show them.
+    pub resources: Resources,
     /// Compiled revisions by namespace and ControllerRevision, kept for the next snapshot.
     pub(super) programs: HashMap<(String, String), Compiled>,
     /// What could not be read, for log and metrics: object and cause.
     pub problems: BTreeMap<String, String>,
+}
+
+/// The objects of the four kinds, as the API server has them.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Resources {
+    pub flows: ByName<PromptFlow>,
+    pub models: ByName<ModelDeployment>,
+    pub indexes: ByName<RagIndex>,
+    pub evaluations: ByName<Evaluation>,
 }
 
 /// A compiled ControllerRevision.

@@ -20,7 +20,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::build::{Objects, build};
 use super::{Routes, Snapshot};
 use crate::api::names::{COMPONENT_FLOW, LABEL_API_KEY, LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY};
-use crate::api::{ModelDeployment, PromptFlow, RagIndex};
+use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex};
 use crate::gateway::metrics::Metrics;
 
 /// Changes within this time make one snapshot.
@@ -67,6 +67,7 @@ pub async fn watch(
     let (flows, _flows) = watches.start::<PromptFlow>("promptflows", watcher::Config::default());
     let (models, _models) = watches.start::<ModelDeployment>("modeldeployments", watcher::Config::default());
     let (indexes, _indexes) = watches.start::<RagIndex>("ragindexes", watcher::Config::default());
+    let (evaluations, _evaluations) = watches.start::<Evaluation>("evaluations", watcher::Config::default());
     let (revisions, _revisions) = watches.start::<ControllerRevision>(
         "controllerrevisions",
         labelled(&format!("{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_COMPONENT}={COMPONENT_FLOW}")),
@@ -84,6 +85,8 @@ pub async fn watch(
         take(&flows, "PromptFlow", &mut objects.flows, &mut objects.undecodable, &mut complete);
         take(&models, "ModelDeployment", &mut objects.models, &mut objects.undecodable, &mut complete);
         take(&indexes, "RagIndex", &mut objects.indexes, &mut objects.undecodable, &mut complete);
+        // Evaluations are only shown: serving does not wait for them.
+        take(&evaluations, "Evaluation", &mut objects.evaluations, &mut objects.undecodable, &mut true);
         take(&revisions, "ControllerRevision", &mut objects.revisions, &mut objects.undecodable, &mut complete);
         take(&pods, "Pod", &mut objects.pods, &mut objects.undecodable, &mut complete);
         take(&keys, "Secret", &mut objects.keys, &mut objects.undecodable, &mut complete);

@@ -55,7 +55,7 @@ pub struct Gateway {
 /// The routes of the request port.
 pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
-        .route("/", get(crate::dashboard::index))
+        .merge(crate::dashboard::router())
         .route("/v1/flows/{namespace}/{name}", post(flow_api::invoke))
         .route("/v1/chat/completions", post(openai::completions))
         .route("/v1/embeddings", post(openai::embeddings))

@@ -4,6 +4,7 @@
 //! and are dropped (and counted) when the disk cannot keep up, for serving matters more. Feedback and reports are
 //! acknowledged only after their transaction has reached the disk.
 
+mod history;
 mod measure;
 mod read;
 mod record;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+pub use history::ExperimentPoint;
 pub use measure::MeasureQuery;
 pub use read::{FeedbackSummary, FlowSplit, LatencySummary, RecentInteraction, ReportEntry};
 pub use record::{Assigned, Feedback, Interaction, Report, ReportFormat, Status};
@@ -140,6 +142,32 @@ impl Store {
         if let Some(writer) = writer {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
+    }
+
+    /// Keeps what an experiment showed; what is already known is left as it is.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_points(&self, points: Vec<ExperimentPoint>) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Points { points, reply }).await
+    }
+
+    /// What a flow's experiments showed over time, the oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn points(&self, namespace: &str, flow: &str, uid: &str) -> Result<Vec<ExperimentPoint>, StoreError> {
+        let (namespace, flow, uid) = (namespace.to_owned(), flow.to_owned(), uid.to_owned());
+        self.read(move |connection| history::points(connection, &namespace, &flow, &uid)).await
+    }
+
+    /// Reports of one evaluation, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn reports_of(&self, namespace: &str, evaluation: &str) -> Result<Vec<ReportEntry>, StoreError> {
+        let (namespace, evaluation) = (namespace.to_owned(), evaluation.to_owned());
+        self.read(move |connection| read::reports_of(connection, &namespace, &evaluation)).await
     }
 
     async fn ask<T>(

@@ -211,21 +211,34 @@ pub(super) fn report(
         .optional()
 }
 
+pub(super) fn reports_of(
+    connection: &Connection,
+    namespace: &str,
+    evaluation: &str,
+) -> rusqlite::Result<Vec<ReportEntry>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT namespace, evaluation, run, max(time_ms), group_concat(format) FROM reports
+         WHERE namespace = ?1 AND evaluation = ?2 GROUP BY run ORDER BY max(time_ms) DESC",
+    )?;
+    statement.query_map([namespace, evaluation], entry)?.collect()
+}
+
+fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<ReportEntry> {
+    let mut formats: Vec<String> = row.get::<_, String>(4)?.split(',').map(str::to_owned).collect();
+    formats.sort();
+    Ok(ReportEntry {
+        namespace: row.get(0)?,
+        evaluation: row.get(1)?,
+        run: row.get(2)?,
+        time: rfc3339(row.get(3)?),
+        formats,
+    })
+}
+
 pub(super) fn reports(connection: &Connection, limit: u32) -> rusqlite::Result<Vec<ReportEntry>> {
     let mut statement = connection.prepare_cached(
         "SELECT namespace, evaluation, run, max(time_ms), group_concat(format) FROM reports
          GROUP BY namespace, evaluation, run ORDER BY max(time_ms) DESC LIMIT ?1",
     )?;
-    let rows = statement.query_map([limit], |row| {
-        let mut formats: Vec<String> = row.get::<_, String>(4)?.split(',').map(str::to_owned).collect();
-        formats.sort();
-        Ok(ReportEntry {
-            namespace: row.get(0)?,
-            evaluation: row.get(1)?,
-            run: row.get(2)?,
-            time: rfc3339(row.get(3)?),
-            formats,
-        })
-    })?;
-    rows.collect()
+    statement.query_map([limit], entry)?.collect()
 }

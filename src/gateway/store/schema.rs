@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Each entry brings a file from the format of its place to the next. Entries are never changed, only added.
-const MIGRATIONS: [&str; 2] = [FIRST, MEASURED];
+const MIGRATIONS: [&str; 3] = [FIRST, MEASURED, COURSE];
 
 pub(super) const FIRST: &str = "
     CREATE TABLE interactions (
@@ -84,6 +84,28 @@ const MEASURED: &str = "
     ALTER TABLE feedback ADD COLUMN asked_ms INTEGER;
     CREATE INDEX feedback_by_arm ON feedback
         (arm, asked_ms, unit, request, score, thumbs, judge_score, event) WHERE arm IS NOT NULL;
+";
+
+/// What experiments showed over time.
+const COURSE: &str = "
+    CREATE TABLE experiment_points (
+        namespace TEXT NOT NULL,
+        flow TEXT NOT NULL,
+        uid TEXT NOT NULL,
+        measured_ms INTEGER NOT NULL,
+        arm TEXT NOT NULL,
+        metric TEXT NOT NULL,
+        goal INTEGER NOT NULL,
+        started_ms INTEGER,
+        step INTEGER,
+        weight INTEGER,
+        units INTEGER NOT NULL,
+        difference REAL,
+        lower REAL,
+        upper REAL,
+        verdict TEXT NOT NULL,
+        PRIMARY KEY (namespace, flow, uid, measured_ms, arm, metric)
+    ) WITHOUT ROWID;
 ";
 
 /// Brings the file to the current format.

@@ -160,3 +160,37 @@ fn a_database_of_a_newer_version_is_refused() {
     let error = Store::open(&path, Arc::new(Metrics::default())).unwrap_err();
     assert!(error.to_string().contains("upgrade the gateway"));
 }
+
+#[tokio::test]
+async fn the_course_of_experiments_is_bounded_and_goes_with_its_flow() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let point = |time: i64, metric: &str, flow: &str| ExperimentPoint {
+        namespace: "a".into(),
+        flow: flow.into(),
+        uid: "u".into(),
+        measured_ms: time,
+        arm: "candidate".into(),
+        metric: metric.into(),
+        goal: true,
+        started_ms: None,
+        step: None,
+        weight: None,
+        units: time,
+        difference: Some(0.5),
+        lower: None,
+        upper: Some(1.0),
+        verdict: "Better".into(),
+    };
+    for time in 0..2_100 {
+        store.keep_points(vec![point(time, "Cost", "docs"), point(time, "Latency", "docs")]).await.unwrap();
+    }
+    store.keep_points(vec![point(7, "Cost", "other")]).await.unwrap();
+    let kept = store.points("a", "docs", "u").await.unwrap();
+    assert_eq!((kept.len(), kept[0].measured_ms), (4_000, 100), "the oldest went, both metrics together");
+    assert_eq!(kept[0], point(100, "Cost", "docs"));
+    store.expire(1_000 * 24 * 3600 * 1000);
+    store.flush().await.unwrap();
+    store.flush().await.unwrap();
+    assert!(store.points("a", "other", "u").await.unwrap().is_empty());
+}

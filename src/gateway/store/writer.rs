@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use super::history::{self, ExperimentPoint};
 use super::record::{Assigned, Feedback, Interaction, Report};
 
 /// Most commands in one transaction.
@@ -21,6 +22,7 @@ pub(super) enum Command {
     Lookup { request: String, reply: Reply<Option<(String, String)>> },
     Feedback { feedback: Box<Feedback>, reply: Reply<()> },
     Report { report: Box<Report>, reply: Reply<()> },
+    Points { points: Vec<ExperimentPoint>, reply: Reply<()> },
     Flush { reply: Reply<()> },
     Expire { now_ms: i64 },
     Stop,
@@ -99,6 +101,7 @@ fn transact(connection: &mut Connection, commands: &[Command]) -> rusqlite::Resu
             ),
             Command::Feedback { feedback, .. } => keep_feedback(&transaction, feedback)?,
             Command::Report { report, .. } => keep_report(&transaction, report)?,
+            Command::Points { points, .. } => history::keep(&transaction, points)?,
             Command::Flush { .. } | Command::Expire { .. } | Command::Stop => {}
         }
     }
@@ -110,9 +113,10 @@ fn answer(commands: Vec<Command>, found: Found) {
     let mut found = found.into_iter();
     for command in commands {
         let promise = match command {
-            Command::Feedback { reply, .. } | Command::Report { reply, .. } | Command::Flush { reply } => {
-                Promise::Done(reply)
-            }
+            Command::Feedback { reply, .. }
+            | Command::Report { reply, .. }
+            | Command::Points { reply, .. }
+            | Command::Flush { reply } => Promise::Done(reply),
             Command::Lookup { reply, .. } => Promise::Found(reply, found.next().flatten()),
             Command::Interaction(_) | Command::Expire { .. } | Command::Stop => continue,
         };
@@ -244,7 +248,7 @@ fn keep_report(transaction: &Transaction<'_>, row: &Report) -> rusqlite::Result<
         .map(drop)
 }
 
-/// Deletes interactions whose time is over, their feedback, and arms of which nothing is left.
+/// Deletes interactions whose time is over, their feedback, and arms and experiments of which nothing is left.
 fn expire(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
     loop {
         let deleted = connection.execute(
@@ -256,9 +260,8 @@ fn expire(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
             break;
         }
     }
-    connection
-        .execute("DELETE FROM arms WHERE NOT EXISTS (SELECT 1 FROM interactions WHERE arm = arms.id)", [])
-        .map(drop)
+    connection.execute("DELETE FROM arms WHERE NOT EXISTS (SELECT 1 FROM interactions WHERE arm = arms.id)", [])?;
+    history::expire(connection, now_ms)
 }
 
 #[cfg(test)]

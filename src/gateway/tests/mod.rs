@@ -1,6 +1,7 @@
 //! The gateway over real sockets, with engines that tests script and routing tables that tests set.
 
 mod access;
+mod dashboard;
 mod delivery;
 mod engine;
 mod failures;
