@@ -8,6 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Objec
 use super::apply::Parent;
 use crate::api::conditions::find;
 
+/// Reason of `Ready` while a rollout is under way. What serves goes on serving, and the rollout tells its own events.
+pub const REASON_ROLLOUT: &str = "RolloutInProgress";
+
 /// What an event says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -72,7 +75,7 @@ pub fn transitions(old: &[Condition], new: &[Condition], ordinary: &[&str]) -> V
     }
     let Some(ready) = find(new, "Ready") else { return notes };
     // A new revision on its way makes an object less than ready; while the old one serves that is no bad news.
-    let serves = is(new, "Available", "True");
+    let serves = is(new, "Available", "True") || ready.reason == REASON_ROLLOUT;
     if ready.status != "True" && is(old, "Ready", "True") && notes.is_empty() && !serves {
         let warning = !ordinary.contains(&ready.reason.as_str());
         notes.push(Note { warning, ..Note::normal(&ready.reason, ready.message.clone()) });

@@ -90,6 +90,7 @@ pub mod events;
 pub mod kinds;
 pub mod leadership;
 pub mod lease;
+pub mod measure;
 pub mod metrics;
 pub mod model_deployment;
 pub mod pipeline;

@@ -1,6 +1,7 @@
 //! The controller process: arguments, start, shutdown.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +20,7 @@ use super::contents::Contents;
 use super::kinds::Kind;
 use super::leadership::Leadership;
 use super::lease::Election;
+use super::measure::{GatewayMeasurements, Measure};
 use super::metrics::Metrics;
 use super::pipeline::{Controller, Shared};
 use super::watches;
@@ -34,6 +36,9 @@ pub struct Args {
     /// Address of the gateway inside the cluster.
     #[arg(long, env = "LLMOPS_GATEWAY_URL", default_value = "http://llmops-gateway.llmops-system.svc:8080")]
     pub gateway_url: String,
+    /// File with a token of the gateway's audience, by which the controller asks it for measurements. Default: no token.
+    #[arg(long, env = "LLMOPS_GATEWAY_TOKEN_FILE")]
+    pub gateway_token_file: Option<PathBuf>,
     /// Namespace of this process: the Lease is there.
     #[arg(long, env = "POD_NAMESPACE", default_value = "llmops-system")]
     pub namespace: String,
@@ -58,6 +63,8 @@ pub struct Config {
     pub image: String,
     /// Address of the gateway inside the cluster.
     pub gateway_url: String,
+    /// Where rollouts and experiments are measured.
+    pub measure: Arc<dyn Measure>,
     /// Namespace of this process.
     pub namespace: String,
     /// Watch only this namespace.
@@ -97,9 +104,17 @@ pub async fn run(args: Args) -> ExitCode {
         tracing::info!("shutting down: running reconciles finish, the lease is released");
         signalled.cancel();
     });
+    let measure = match GatewayMeasurements::new(&args.gateway_url, args.gateway_token_file) {
+        Ok(measure) => Arc::new(measure),
+        Err(error) => {
+            tracing::error!(%error, "there is no HTTP client");
+            return ExitCode::FAILURE;
+        }
+    };
     let config = Config {
         image: args.image,
         gateway_url: args.gateway_url,
+        measure,
         namespace: args.namespace,
         watch_namespace: args.watch_namespace,
         lease_name: Some(args.lease_name),
@@ -143,7 +158,7 @@ async fn wait_for_signal() {
 pub async fn start(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     // Each controller is registered here: `runtime.add(super::thing::Things::new(&config));`
     let mut runtime = Runtime::new(client, &config);
-    runtime.add(super::prompt_flow::PromptFlows::new(&config.gateway_url));
+    runtime.add(super::prompt_flow::PromptFlows::new(&config.gateway_url, Arc::clone(&config.measure)));
     runtime
         .add(super::evaluation::Evaluations { image: config.image.clone(), gateway_url: config.gateway_url.clone() });
     runtime.add(super::model_deployment::ModelDeployments::new(&config));

@@ -29,6 +29,7 @@ pub fn next(plan: &Plan, state: Option<&RolloutStatus>, observed: &Observed<'_>,
             state: None,
             stable: Vec::new(),
             table: Vec::new(),
+            begun: false,
             rejected: None,
             handled: None,
             notes: Vec::new(),
@@ -251,7 +252,7 @@ impl Machine<'_> {
             (None | Some(ExperimentVerdict::Better | ExperimentVerdict::NotWorse), _)
             | (Some(ExperimentVerdict::Inconclusive), OnInconclusive::Promote) => Outcome::Proceed,
             (Some(ExperimentVerdict::Inconclusive), OnInconclusive::Rollback) => Outcome::Rollback(format!(
-                "the ramp is over, the goal is undecided{why}, and spec.rollout.onInconclusive is Rollback; change the revision, or allow more units by the steps' minUnits"
+                "the ramp is over, the goal is undecided{why}, and spec.rollout.onInconclusive is Rollback (more units at the last step, by its minUnits, decide more)"
             )),
             _ => Outcome::Hold(format!(
                 "the ramp is over and the goal is undecided{why}; it goes on when the data decide, `llmops promote` and `llmops rollback` decide now"
@@ -376,6 +377,7 @@ impl Machine<'_> {
         if event == Event::PromoteAsked {
             self.handle();
         }
+        self.decision.begun = true;
         let ended = self.state.take().filter(super::is_under_way);
         let candidate = self.observed.desired.to_vec();
         let name = identity(&candidate, &self.stable).unwrap_or_default().to_owned();
@@ -475,6 +477,7 @@ impl Machine<'_> {
             reason,
             message: format!("{} is rejected: {message}", revisions.join(", ")),
         });
+        let message = format!("{message}; commit another revision, or `llmops promote` tries this one again");
         self.decision.rejected = Some(Rejection { revisions, reason: reason.to_owned(), message });
     }
 
@@ -484,10 +487,7 @@ impl Machine<'_> {
             (Event::GateFailed, _) => {
                 (reason::EVALUATION_FAILED, gates::refusal(&self.observed.gates).unwrap_or_default())
             }
-            (Event::RollbackAsked, _) => {
-                let text = "a person asked for it; commit another revision, or `llmops promote` tries it anew";
-                (reason::ROLLED_BACK_BY_USER, text.to_owned())
-            }
+            (Event::RollbackAsked, _) => (reason::ROLLED_BACK_BY_USER, "a person asked for it".to_owned()),
             (Event::Undecided, _) => match self.outcome() {
                 Outcome::Rollback(why) | Outcome::Hold(why) => (reason::UNDECIDED, why),
                 Outcome::Wait | Outcome::Proceed => (reason::UNDECIDED, String::new()),

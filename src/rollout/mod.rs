@@ -176,6 +176,8 @@ pub struct Decision {
     pub stable: Vec<ArmRevision>,
     /// The routing table.
     pub table: Vec<ArmRevision>,
+    /// Whether a rollout began just now.
+    pub begun: bool,
     /// A candidate that was rejected just now.
     pub rejected: Option<Rejection>,
     /// A request that was acted upon or refused just now: remember it, it acts once.
@@ -187,13 +189,13 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Keeps `rejectedRevisions`: what was rejected just now comes first, what is tried anew or serves goes.
+    /// Keeps `rejectedRevisions`: what was rejected just now comes first, what is tried anew goes.
     pub fn update_rejected(&self, list: &mut Vec<RejectedRevision>, now: jiff::Timestamp, limit: usize) {
+        if let Some(state) = self.state.as_ref().filter(|_| self.begun) {
+            list.retain(|old| !table::news(&state.candidate, &state.stable).any(|arm| arm.revision == old.revision));
+        }
         if let Some(rejected) = &self.rejected {
             rejected.remember(list, now, limit);
-        }
-        if let Some(state) = self.state.as_ref().filter(|state| state.phase != RolloutPhase::RolledBack) {
-            list.retain(|old| !table::news(&state.candidate, &state.stable).any(|arm| arm.revision == old.revision));
         }
     }
 }

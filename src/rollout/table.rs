@@ -68,6 +68,20 @@ pub fn mix(stable: &[ArmRevision], candidate: &[ArmRevision], weight: i32) -> Ve
     table
 }
 
+/// What a ramp compares: the stable arms that give points to a candidate's new arms, and those new arms.
+pub fn compared(stable: &[ArmRevision], candidate: &[ArmRevision]) -> (Vec<ArmRevision>, Vec<ArmRevision>) {
+    let treatment: Vec<ArmRevision> = news(candidate, stable).cloned().collect();
+    let mut control: Vec<ArmRevision> = Vec::new();
+    for segment in overlay(stable, candidate).iter().filter(|segment| segment.differs()) {
+        let (Some(old), Some(new)) = (segment.stable, segment.candidate) else { continue };
+        let is_new = treatment.iter().any(|arm| same(arm, new));
+        if is_new && !control.iter().any(|arm| same(arm, old)) {
+            control.push(old.clone());
+        }
+    }
+    (control, treatment)
+}
+
 /// Appends points of an arm, to the last entry where that is the same arm.
 fn push(table: &mut Vec<ArmRevision>, arm: Option<&ArmRevision>, points: i32) {
     let Some(arm) = arm else { return };
@@ -170,6 +184,14 @@ mod tests {
         assert_eq!(text(&mix(&old, &both, 50)), "a1 35, a2 35, b1 15, b2 15");
         let third = [arm("a", "1", 50), arm("b", "1", 30), arm("c", "1", 20)];
         assert_eq!(text(&mix(&old, &third, 50)), "a1 60, b1 30, c1 10");
+    }
+
+    #[test]
+    fn what_gives_points_is_compared_with_what_takes_them() {
+        let old = [arm("a", "1", 70), arm("b", "1", 30)];
+        let new = [arm("a", "2", 70), arm("b", "1", 20), arm("c", "1", 10)];
+        let (control, treatment) = compared(&old, &new);
+        assert_eq!((text(&control), text(&treatment)), ("a1 70, b1 30".into(), "a2 70, c1 10".into()));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::apiserver::session::{Fault, Session};
 use crate::apiserver::{ApiServer, WriteRecord};
 use crate::cluster::Cluster;
 use crate::cluster::pods::Behaviour;
+use crate::gateway::Gateway;
 
 /// Sessions of the operator have names that start so.
 pub const OPERATOR: &str = "llmops-controller";
@@ -28,6 +29,8 @@ const QUIET: Duration = Duration::from_secs(200);
 pub struct World {
     /// The API server.
     pub server: ApiServer,
+    /// What the operator measures.
+    pub gateway: Gateway,
     behaviour: Arc<Mutex<Behaviour>>,
     starts: AtomicU32,
 }
@@ -62,7 +65,8 @@ impl World {
         let server = ApiServer::new(seed);
         let behaviour = Arc::new(Mutex::new(Behaviour::default()));
         Cluster::start(&server, behaviour.clone());
-        Self { server, behaviour, starts: AtomicU32::new(0) }
+        let gateway = Gateway::new(&server);
+        Self { server, gateway, behaviour, starts: AtomicU32::new(0) }
     }
 
     /// Says how runs of containers go; the newest plan counts.
@@ -102,7 +106,12 @@ impl World {
     pub fn start(&self, fault: Option<Fault>) -> Operator {
         let shutdown = CancellationToken::new();
         let session = self.session(fault);
-        let keeper = tokio::spawn(keep(self.server.clone(), session.clone(), self.session(None), shutdown.clone()));
+        let keeper = tokio::spawn(keep(
+            (self.server.clone(), self.gateway.clone()),
+            session.clone(),
+            self.session(None),
+            shutdown.clone(),
+        ));
         Operator { keeper, shutdown, session }
     }
 
@@ -153,11 +162,17 @@ impl World {
     }
 }
 
-async fn keep(server: ApiServer, first: Arc<Session>, second: Arc<Session>, shutdown: CancellationToken) {
+async fn keep(
+    (server, gateway): (ApiServer, Gateway),
+    first: Arc<Session>,
+    second: Arc<Session>,
+    shutdown: CancellationToken,
+) {
     for session in [first, second] {
         let config = Config {
             image: "llmops:sim".into(),
             gateway_url: "http://llmops-gateway.llmops-system.svc:8080".into(),
+            measure: Arc::new(gateway.clone()),
             namespace: "llmops-system".into(),
             watch_namespace: None,
             lease_name: None,

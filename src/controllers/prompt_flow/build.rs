@@ -9,6 +9,7 @@ use kube::ResourceExt;
 
 use super::Fetched;
 use super::compile::{CompileError, Compiled, compile};
+use super::rollout::Outcome;
 use super::status::reason;
 use super::validate::{Problem, summary};
 use crate::api::model_deployment::Task;
@@ -118,7 +119,12 @@ fn servable(spec: &PromptFlowSpec, fetched: &Fetched) -> Result<(), Error> {
 ///
 /// # Errors
 /// When a revision cannot be written as JSON.
-pub fn plan(object: &PromptFlow, fetched: &Fetched, compiled: &[Compiled]) -> Result<Plan<PromptFlow, ()>, Error> {
+pub fn plan(
+    object: &PromptFlow,
+    fetched: &Fetched,
+    compiled: &[Compiled],
+    outcome: Outcome,
+) -> Result<Plan<PromptFlow, Outcome>, Error> {
     let flow = object.name_any();
     let existing: BTreeMap<String, i64> =
         fetched.revisions.iter().map(|revision| (revision.name_any(), revision.revision)).collect();
@@ -136,15 +142,26 @@ pub fn plan(object: &PromptFlow, fetched: &Fetched, compiled: &[Compiled]) -> Re
         });
         desired.push(Desired::once(&revision(&flow, &name, number, variant)?)?);
     }
-    let previous = object.status.iter().flat_map(|status: &PromptFlowStatus| &status.traffic);
-    named.extend(previous.map(|traffic| names::flow_revision(&flow, &traffic.revision)));
+    named.extend(in_use(object.status.as_ref(), &outcome).map(|revision| names::flow_revision(&flow, revision)));
     let mut idle: Vec<(i64, &String)> =
         existing.iter().filter(|(name, _)| !named.contains(*name)).map(|(name, number)| (*number, name)).collect();
     idle.sort_by(|a, b| b.cmp(a));
     let kept = usize::try_from(object.spec.rollout.history_limit).unwrap_or(0);
     let removals =
         idle.into_iter().skip(kept).map(|(_, name)| Removal::new(Kind::ControllerRevision, name.as_str())).collect();
-    Ok(Plan { record: None, desired, removals, notes: () })
+    Ok(Plan { record: None, desired, removals, notes: outcome })
+}
+
+/// Revisions that serve, may serve at a gateway that is behind, or are on their way or refused and still asked for.
+fn in_use<'a>(status: Option<&'a PromptFlowStatus>, outcome: &'a Outcome) -> impl Iterator<Item = &'a str> {
+    let tables = status.into_iter().flat_map(|status| {
+        let from = status.switch.iter().flat_map(|switch| &switch.from);
+        status.traffic.iter().chain(from).map(|arm| arm.revision.as_str())
+    });
+    let before = status.into_iter().flat_map(|status| status.rollout.iter().map(|state| &state.candidate));
+    let decision = &outcome.decision;
+    let after = decision.state.iter().map(|state| &state.candidate).chain([&decision.stable, &decision.table]);
+    tables.chain(before.chain(after).flatten().map(|arm| arm.revision.as_str()))
 }
 
 fn revision(flow: &str, name: &str, number: i64, variant: &Compiled) -> Result<ControllerRevision, Error> {

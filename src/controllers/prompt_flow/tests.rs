@@ -3,12 +3,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use serde_json::{Value, json};
 
+use futures::future::BoxFuture;
+
 use super::*;
 use crate::api::PromptFlowStatus;
 use crate::controllers::apply::Applied;
+use crate::controllers::measure::MeasureError;
 use crate::controllers::pipeline::Stage;
 
-fn flow(spec: Value, status: Option<&PromptFlowStatus>) -> PromptFlow {
+pub(super) fn flow(spec: Value, status: Option<&PromptFlowStatus>) -> PromptFlow {
     serde_json::from_value(json!({
         "apiVersion": "llmops.dev/v1alpha1", "kind": "PromptFlow",
         "metadata": {"name": "faq", "namespace": "team-a", "generation": 3, "uid": "u"},
@@ -17,7 +20,7 @@ fn flow(spec: Value, status: Option<&PromptFlowStatus>) -> PromptFlow {
     .unwrap()
 }
 
-fn spec() -> Value {
+pub(super) fn spec() -> Value {
     json!({
         "models": {"writer": {"modelDeploymentRef": {"name": "smollm2"}}},
         "indexes": {"handbook": {"ragIndexRef": {"name": "docs"}}},
@@ -37,46 +40,63 @@ fn spec() -> Value {
     })
 }
 
-fn fetched() -> Fetched {
+pub(super) fn fetched() -> Fetched {
     Fetched {
         config_maps: ConfigMaps::from([("prompts".into(), BTreeMap::from([("system".into(), "Be kind.".into())]))]),
         models: BTreeMap::from([("smollm2".into(), Model { task: Task::Chat, servable: true })]),
         indexes: BTreeMap::from([("docs".into(), true)]),
-        revisions: Vec::new(),
+        ..Fetched::default()
     }
 }
 
-fn controller() -> PromptFlows {
-    PromptFlows::new("http://gateway:8080/")
+/// Nobody asks it: the pure stages get their measurements from the test.
+struct NoMeasurements;
+
+impl Measure for NoMeasurements {
+    fn measure<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: jiff::Timestamp,
+    ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
+        futures::FutureExt::boxed(async { Ok(Measurements::default()) })
+    }
 }
 
-fn at(second: i64) -> jiff::Timestamp {
+pub(super) fn controller() -> PromptFlows {
+    PromptFlows::new("http://gateway:8080/", Arc::new(NoMeasurements))
+}
+
+pub(super) fn at(second: i64) -> jiff::Timestamp {
     jiff::Timestamp::from_second(second).unwrap()
 }
 
+/// Runs the pure stages: the status after them.
+pub(super) fn reconcile(object: &PromptFlow, fetched: &Fetched, now: i64) -> PromptFlowStatus {
+    verdict(object, fetched, now).status
+}
+
 /// Runs the pure stages.
-fn reconcile(object: &PromptFlow, fetched: &Fetched, now: i64) -> PromptFlowStatus {
+pub(super) fn verdict(object: &PromptFlow, fetched: &Fetched, now: i64) -> Verdict<PromptFlow> {
     let controller = controller();
     let previous = object.status.clone().unwrap_or_default();
     let view = |stage| View { object, previous: &previous, stage, now: at(now) };
     if object.spec.suspend {
-        return controller.status(&view(Stage::Suspended)).status;
+        return controller.status(&view(Stage::Suspended));
     }
     match controller.validate(object, fetched) {
         Err(error) => {
-            controller.status(&view(Stage::Failed { fetched: Some(fetched), validated: None, error: &error })).status
+            controller.status(&view(Stage::Failed { fetched: Some(fetched), validated: None, error: &error }))
         }
         Ok(validated) => {
             let plan = controller.build(object, fetched, &validated, at(now)).unwrap();
             let applied = Applied::default();
-            controller
-                .status(&view(Stage::Done { fetched, validated: &validated, plan: &plan, applied: &applied }))
-                .status
+            controller.status(&view(Stage::Done { fetched, validated: &validated, plan: &plan, applied: &applied }))
         }
     }
 }
 
-fn edited(pointer: &str, value: Value) -> Value {
+pub(super) fn edited(pointer: &str, value: Value) -> Value {
     let mut spec = spec();
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     let parent = if parent.is_empty() { &mut spec } else { spec.pointer_mut(parent).unwrap() };

@@ -60,6 +60,9 @@ pub fn check(spec: &PromptFlowSpec) -> Vec<Problem> {
             "is required with unit Header: name the header whose value is the unit",
         ));
     }
+    if let Err(error) = crate::experiment::Plan::new(spec.experiment.as_ref(), true, 1) {
+        found.push(Problem::new("spec.experiment", error.to_string()));
+    }
     if std::time::Duration::from(spec.telemetry.retention).is_zero() {
         found.push(Problem::new("spec.telemetry.retention", "must be above zero, such as 720h"));
     }
