@@ -1,6 +1,7 @@
 //! What an Evaluation says of a candidate: its matching run, and the verdict.
 
 use crate::api::Evaluation;
+use crate::api::conditions::{find, is_true};
 use crate::api::evaluation::{Run, RunPhase, Verdict};
 use crate::api::rollout::{ArmRevision, GateStatus, GateVerdict};
 
@@ -27,7 +28,17 @@ pub fn gate(name: &str, evaluation: Option<&Evaluation>, matches: impl Fn(&Run) 
             let message = format!("Evaluation `{name}` is suspended; set its spec.suspend to false");
             return status(None, GateVerdict::Inconclusive, message);
         }
-        return status(None, GateVerdict::Pending, format!("Evaluation `{name}` has not judged this revision yet"));
+        let waits = format!("Evaluation `{name}` has not judged this revision yet");
+        // Without a case, or with a faulty spec, no run will come.
+        let conditions = current.map(|seen| seen.conditions.as_slice()).unwrap_or_default();
+        return match find(conditions, "Accepted").filter(|accepted| accepted.status == "False") {
+            Some(refused) if is_true(conditions, "Stalled") => {
+                let message = format!("Evaluation `{name}` cannot reach a verdict: {}", refused.message);
+                status(None, GateVerdict::Inconclusive, message)
+            }
+            Some(refused) => status(None, GateVerdict::Pending, format!("{waits}: {}", refused.message)),
+            None => status(None, GateVerdict::Pending, waits),
+        };
     };
     let said = if run.message.is_empty() { String::new() } else { format!(": {}", run.message) };
     match (run.phase, run.verdict) {

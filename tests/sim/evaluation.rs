@@ -32,7 +32,7 @@ spec:
 ";
 
 /// What an evaluation's Job would say: a dataset that names `worse` does not pass, one that names `broken` cannot be run.
-fn judge(pod: &Value, cases: &str) -> Option<Run> {
+pub fn judge(pod: &Value, cases: &str) -> Option<Run> {
     let variables = pod.pointer("/spec/containers/0/env")?.as_array()?;
     let plan = variables.iter().find(|variable| variable["name"] == PLAN_ENV)?["value"].as_str()?;
     let _: EvaluationPlan = serde_json::from_str(plan).expect("the plan is one");
@@ -55,7 +55,7 @@ fn assert_verdict(world: &World, verdict: &str) {
     assert_eq!(holds(&evaluation, "GatesPassed"), verdict == "Passed");
 }
 
-/// Judged anew when the flow or the dataset changes, and when a Job without a verdict is deleted.
+/// Judged anew when the flow, a model that it uses, or the dataset changes, and when a Job without a verdict is deleted.
 const LIFE: Scenario = Scenario {
     name: "an evaluation lives",
     setup: |world| {
@@ -81,6 +81,15 @@ const LIFE: Scenario = Scenario {
         |world| {
             assert_verdict(world, "Passed");
             assert_eq!(evaluation(world)["status"]["runs"].as_array().map(Vec::len), Some(2));
+            world.apply(&MODEL.replace("type: LlamaCpp", "type: LlamaCpp, args: ['--ctx-size', '512']"));
+        },
+        |world| {
+            assert_verdict(world, "Passed");
+            let runs = evaluation(world)["status"]["runs"].as_array().cloned().unwrap_or_default();
+            let model = world.get("ModelDeployment", "writer").expect("the model is there");
+            assert_eq!(runs.len(), 3, "a model that the flow uses changed");
+            assert_eq!(runs[0]["dependencies"][0]["revision"], model["status"]["stableRevision"]);
+            assert_eq!((&runs[0]["stale"], &runs[1]["stale"]), (&Value::Null, &json!(true)));
             world.apply(&CASES.replace("That.", "worse"));
         },
         |world| {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::apiserver::session::FaultKind;
 use crate::cluster::containers::Run;
 use crate::cluster::{holds, number, text};
+use crate::evaluation;
 use crate::scenario::{self, Scenario, in_virtual_time};
 use crate::world::World;
 
@@ -238,6 +239,80 @@ const AGAIN: Scenario = Scenario {
     ],
 };
 
+/// A model whose new revisions must pass an evaluation of it.
+const GUARDED: &str = "
+apiVersion: llmops.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: chat}
+spec:
+  task: Chat
+  model: {source: {pvc: {claimName: weights, path: model.gguf}}}
+  engine: {type: LlamaCpp, args: ['--ctx-size', '2048']}
+  rollout: {gates: [{evaluationRef: {name: quality}}]}
+";
+
+const CASES: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: cases}
+data: {cases.jsonl: '{\"id\": \"1\", \"question\": \"What?\", \"expected\": \"That.\"}'}
+";
+
+const QUALITY: &str = "
+apiVersion: llmops.dev/v1alpha1
+kind: Evaluation
+metadata: {name: quality}
+spec:
+  target: {modelDeploymentRef: {name: chat}}
+  dataset: {configMapRef: {name: cases, key: cases.jsonl}}
+  metrics: [{name: fact, type: Contains}]
+  gates: [{metric: fact, min: '0.5', bound: Mean}]
+";
+
+/// The first revision is judged before it serves; a bad file is stopped by the gate; a good one serves.
+const GATES: Scenario = Scenario {
+    name: "a model passes its gates",
+    setup: |world| {
+        let server = world.server.clone();
+        world.pods(move |pod, _, _| {
+            let plan = pod.pointer("/spec/containers/0/env/0/value")?.as_str()?;
+            let bad = server.list("ControllerRevision").into_iter().any(|kept| {
+                let revision = text(&kept, "/metadata/labels/llmops.dev~1revision").to_owned();
+                plan.contains(&revision) && kept["data"].to_string().contains("bad.gguf")
+            });
+            evaluation::judge(pod, if bad { "worse" } else { "" })
+        });
+        world.apply(WEIGHTS);
+        world.apply(GUARDED);
+    },
+    steps: &[
+        |world| {
+            assert_eq!(reason(world, "Ready"), "Holding", "{}", status(world));
+            assert!(status(world)["traffic"].is_null());
+            world.apply(CASES);
+            world.apply(QUALITY);
+        },
+        |world| {
+            assert_ready(world);
+            world.apply(&GUARDED.replace("model.gguf", "bad.gguf"));
+        },
+        |world| {
+            let status = status(world);
+            assert_eq!(reason(world, "Stalled"), "EvaluationFailed", "{status}");
+            assert_eq!(status["rollout"]["phase"], "RolledBack");
+            assert_eq!(status["rejectedRevisions"][0]["revision"], status["targetRevision"]);
+            assert_eq!(status["traffic"], json!([{"revision": status["stableRevision"], "weight": 100}]));
+            assert_eq!(world.server.list("Deployment").len(), 1, "the candidate's pods are gone");
+            world.apply(&GUARDED.replace("2048", "4096"));
+        },
+        |world| {
+            assert_ready(world);
+            assert_eq!(status(world)["rollout"]["phase"], "Promoted");
+            assert_eq!(world.server.list("Deployment").len(), 1);
+        },
+    ],
+};
+
 fn reason(world: &World, kind: &str) -> String {
     let status = status(world);
     let all = status["conditions"].as_array().cloned().unwrap_or_default();
@@ -245,7 +320,7 @@ fn reason(world: &World, kind: &str) -> String {
     text(&found, "/reason").to_owned()
 }
 
-const ALL: [&Scenario; 7] = [&LIFE, &DOWNLOAD, &DIGEST, &IMAGE, &RECREATE, &HEAL, &AGAIN];
+const ALL: [&Scenario; 8] = [&LIFE, &DOWNLOAD, &DIGEST, &IMAGE, &RECREATE, &HEAL, &AGAIN, &GATES];
 
 #[test]
 fn comes_to_rest_and_stays_at_rest() {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::build::FETCH;
 use super::revision::{self, Stored};
+use crate::api::Evaluation;
 use crate::api::model_deployment::{Download, ModelDeployment};
 use crate::api::names;
 use crate::api::revision::short;
@@ -73,6 +74,8 @@ pub struct Fetched {
     pub pods: Vec<Pod>,
     /// The Secret.
     pub credentials: Credentials,
+    /// The Evaluations that `spec.rollout.gates` names, by name.
+    pub evaluations: BTreeMap<String, Evaluation>,
     /// Whether the volume that the source names exists.
     pub volume_exists: bool,
     /// Progress of a running download, as last heard.
@@ -277,6 +280,13 @@ pub async fn fetch(outside: &Outside, scope: &Scope<'_>, object: &ModelDeploymen
         };
         return Ok(Fetched { deployments, credentials, provider, ..Fetched::default() });
     }
+    let mut evaluations = BTreeMap::new();
+    for gate in &spec.rollout.gates {
+        let name = &gate.evaluation_ref.name;
+        if let Some(evaluation) = scope.get::<Evaluation>(name)? {
+            evaluations.insert(name.clone(), evaluation);
+        }
+    }
     let pvc = spec.model.as_ref().and_then(|model| model.source.as_ref()).and_then(|source| source.pvc.as_ref());
     let pods = scope.children::<Pod>()?;
     let progress = match pods.iter().find_map(downloading) {
@@ -291,6 +301,7 @@ pub async fn fetch(outside: &Outside, scope: &Scope<'_>, object: &ModelDeploymen
         deployments,
         pods,
         credentials,
+        evaluations,
         volume_exists: pvc.is_some_and(|pvc| scope.exists(Kind::PersistentVolumeClaim, &pvc.claim_name)),
         progress,
         provider: Provider::Unknown,

@@ -1,6 +1,8 @@
 //! ModelDeployment: a Deployment for each revision, a Service that selects the one that serves, and the order in which
 //! they replace each other.
 //!
+//! With gates, steps or an approval (`build/guarded.rs`) the machine of [`crate::rollout`] decides what serves.
+//!
 //! `fetch → validate → build → apply → status`; only `fetch` does I/O. The engines' knowledge is in `engines/`.
 
 pub mod build;
@@ -61,6 +63,7 @@ impl Controller for ModelDeployments {
             .flatten()
             .map(|secret| Reference::new(Kind::Secret, secret.name.as_str()))
             .chain(volume.map(|volume| Reference::new(Kind::PersistentVolumeClaim, volume.claim_name.as_str())))
+            .chain(spec.rollout.gates.iter().map(|gate| Reference::new(Kind::Evaluation, &gate.evaluation_ref.name)))
             .collect()
     }
 

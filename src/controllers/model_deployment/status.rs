@@ -6,22 +6,25 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::ModelDeployments;
+use super::build::guarded::Rollout;
 use super::build::{FETCH, Notes};
 use super::fetch::{Fetched, PROGRESS_PERIOD, Provider};
 use super::reasons;
 use crate::api::conditions::{self, Observation};
 use crate::api::model_deployment::{ModelDeployment, ModelDeploymentStatus, ModelTraffic, Replicas, ResolvedModel};
 use crate::api::names;
-use crate::api::rollout::RejectedRevision;
+use crate::api::rollout::{ArmRevision, GateVerdict, RejectedRevision, RolloutPhase};
 use crate::controllers::apply::Applied;
 use crate::controllers::error::Error;
 use crate::controllers::events::Note;
 use crate::controllers::kinds::Kind;
 use crate::controllers::pipeline::{Stage, Verdict, View};
 use crate::controllers::workload::Counts;
+use crate::rollout::{self, gates};
 
 /// Conditions in the order in which they are shown.
-const ORDER: [&str; 7] = ["Ready", "Reconciling", "Stalled", "Accepted", "ModelCached", "Available", "UpToDate"];
+const ORDER: [&str; 8] =
+    ["Ready", "Reconciling", "Stalled", "Accepted", "ModelCached", "Available", "UpToDate", "GatesPassed"];
 const NOT_STUCK: &str = "nothing needs a change of the spec";
 /// Given-up revisions that are remembered.
 const REMEMBERED: usize = 10;
@@ -185,6 +188,19 @@ impl Facts<'_> {
             status.target_revision.clone_from(&self.notes.target);
         }
         status.stable_revision.clone_from(&self.notes.serving);
+        if let Some(rollout) = &self.notes.rollout {
+            let decision = &rollout.decision;
+            status.rollout.clone_from(&decision.state);
+            let of = |arm: &ArmRevision| ModelTraffic { revision: arm.revision.clone(), weight: arm.weight };
+            status.traffic = decision.table.iter().map(of).collect();
+            status.rejected_revisions.clone_from(&rollout.rejected);
+            if decision.handled.is_some() {
+                status.last_handled_rollout_request.clone_from(&decision.handled);
+            }
+            return;
+        }
+        // One that was not over would still decide.
+        status.rollout = None;
         let traffic = self.notes.routed.iter().map(|revision| ModelTraffic { revision: revision.clone(), weight: 100 });
         status.traffic = traffic.collect();
         let rejected: Vec<RejectedRevision> =
@@ -326,13 +342,39 @@ impl Facts<'_> {
         } else {
             Observation::no("UpToDate", reasons::ROLLING_OUT, format!("revision {revision} is on its way"))
         });
+        observed.extend(self.gates());
         observed
+    }
+
+    /// Whether the candidate, or the revision that serves, passed its gates.
+    fn gates(&self) -> Option<Observation> {
+        let state = self.notes.rollout.as_ref()?.decision.state.as_ref()?;
+        if self.object.spec.rollout.gates.is_empty() || state.gates.is_empty() {
+            return None;
+        }
+        let revision = state.candidate.first().map(|arm| arm.revision.as_str()).unwrap_or_default();
+        if let Some(refusal) = gates::refusal(&state.gates) {
+            return Some(Observation::no("GatesPassed", reasons::EVALUATION_FAILED, refusal));
+        }
+        let open = state.gates.iter().filter(|gate| gate.verdict != GateVerdict::Passed);
+        let open: Vec<&str> = open.map(|gate| gate.message.as_str()).collect();
+        Some(if open.is_empty() {
+            let message = format!("revision {revision} passed every gate");
+            Observation::yes("GatesPassed", reasons::GATES_PASSED, message)
+        } else {
+            Observation::unknown("GatesPassed", reasons::GATING, open.join("; "))
+        })
     }
 
     fn why_not(&self, target: Option<Counts>, cached: bool, is_current: bool) -> (&'static str, String) {
         let revision = self.notes.target.as_deref().unwrap_or_default();
         if let Some(error) = &self.notes.fault {
             return (error.reason(), error.to_string());
+        }
+        if let Some(state) = self.notes.rollout.as_ref().and_then(Rollout::under_way)
+            && let Some(reason) = rollout_reason(state.phase)
+        {
+            return (reason, format!("revision {revision}: {}", state.message));
         }
         if let Some(trouble) = self.notes.trouble.as_ref().filter(|trouble| trouble.is_serious()) {
             return (trouble.reason, trouble.message.clone());
@@ -359,6 +401,14 @@ impl Facts<'_> {
     }
 
     fn events(&self, previous: &ModelDeploymentStatus) -> Vec<Note> {
+        if let Some(rollout) = &self.notes.rollout {
+            let of = |note: &rollout::Note| Note {
+                warning: note.warning,
+                reason: note.reason.to_owned(),
+                message: note.message.clone(),
+            };
+            return rollout.decision.notes.iter().map(of).collect();
+        }
         // The first revision to serve is told by Ready.
         match (&previous.stable_revision, &self.notes.serving) {
             (Some(old), Some(new)) if old != new => {
@@ -366,5 +416,16 @@ impl Facts<'_> {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+/// What a rollout waits for; none while the candidate's pods start, which tell it better.
+fn rollout_reason(phase: RolloutPhase) -> Option<&'static str> {
+    match phase {
+        RolloutPhase::Gating => Some(reasons::GATING),
+        RolloutPhase::Shadowing | RolloutPhase::Progressing => Some(reasons::CANARY_PROGRESSING),
+        RolloutPhase::AwaitingApproval => Some(reasons::AWAITING_APPROVAL),
+        RolloutPhase::Holding => Some(reasons::HOLDING),
+        RolloutPhase::Preparing | RolloutPhase::Promoted | RolloutPhase::RolledBack => None,
     }
 }

@@ -104,8 +104,15 @@ fn verdict(trouble: Trouble) -> Verdict {
 
 /// The constant of a reason that was read back from a status.
 pub fn known_reason(reason: &str) -> &'static str {
-    [reasons::DIGEST_MISMATCH, reasons::OUT_OF_MEMORY, reasons::MODEL_LOAD_FAILED, reasons::DOWNLOAD_FAILED]
-        .into_iter()
-        .find(|known| *known == reason)
-        .unwrap_or(reasons::ROLLED_BACK)
+    [
+        reasons::DIGEST_MISMATCH,
+        reasons::OUT_OF_MEMORY,
+        reasons::MODEL_LOAD_FAILED,
+        reasons::DOWNLOAD_FAILED,
+        reasons::EVALUATION_FAILED,
+        reasons::ROLLED_BACK_BY_USER,
+    ]
+    .into_iter()
+    .find(|known| *known == reason)
+    .unwrap_or(reasons::ROLLED_BACK)
 }

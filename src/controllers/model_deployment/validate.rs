@@ -130,6 +130,11 @@ fn check_external(spec: &ModelDeploymentSpec, external: &External) -> Result<(),
     if !external.base_url.starts_with("http://") && !external.base_url.starts_with("https://") {
         return invalid("spec.external.baseUrl must start with http:// or https://");
     }
+    if !super::build::guarded::plan(&spec.rollout).is_immediate() {
+        return invalid(
+            "spec.rollout: a provider outside has one revision at a time, so gates, steps and promotion Manual have no use beside spec.external; remove them",
+        );
+    }
     if spec.model.as_ref().is_some_and(|model| model.source.is_some()) {
         return invalid("spec.model.source has no use beside spec.external; remove it");
     }

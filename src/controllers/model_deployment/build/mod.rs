@@ -1,9 +1,10 @@
 //! From the checked spec and what exists to what should exist: pure.
 
+pub mod guarded;
 pub mod patch;
 pub mod template;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
@@ -56,6 +57,8 @@ pub struct Notes {
     pub fault: Option<Error>,
     /// The old revision's pods must be gone before the new one starts.
     pub stopping_previous: bool,
+    /// What the rollout's machine decided, where gates, a ramp or an approval stand before a new revision.
+    pub rollout: Option<guarded::Rollout>,
     /// When the next thing is due by time alone.
     pub again: Option<Duration>,
     /// Whether the target downloads its model.
@@ -128,6 +131,9 @@ impl Engine<'_> {
     }
 
     fn build(&self, target: &Result<Target, Error>) -> Result<Plan<ModelDeployment, Notes>, Error> {
+        if self.is_guarded() {
+            return self.guarded(target);
+        }
         let stable = self.stable();
         let mut notes = Notes { still_rejected: self.rejected(), ..Notes::default() };
         let (wanted, stored) = match self.wanted(target, &mut notes) {
@@ -363,23 +369,23 @@ impl Engine<'_> {
             }
             removals.push(Removal::new(Kind::Deployment, names::model_revision(self.name(), revision)));
         }
-        let mut old: Vec<(i64, &str)> = self
-            .fetched
-            .revisions
-            .iter()
-            .filter(|(revision, _)| revision.as_str() != wanted && Some(revision.as_str()) != stable)
-            .filter(|(revision, _)| notes.target.as_ref() != Some(*revision))
-            .map(|(revision, stored)| (stored.number, revision.as_str()))
-            .collect();
-        old.sort_unstable();
-        let keep = usize::try_from(self.object.spec.rollout.history_limit).unwrap_or_default();
-        let surplus = old.len().saturating_sub(keep);
-        removals.extend(
-            old.into_iter().take(surplus).map(|(_, revision)| {
-                Removal::new(Kind::ControllerRevision, names::model_revision(self.name(), revision))
-            }),
-        );
+        let keep: BTreeSet<&str> = [Some(wanted), stable, notes.target.as_deref()].into_iter().flatten().collect();
+        removals.extend(self.surplus(&keep));
         removals
+    }
+
+    /// ControllerRevisions beyond `spec.rollout.historyLimit`, the oldest.
+    fn surplus(&self, keep: &BTreeSet<&str>) -> Vec<Removal> {
+        let known = self.fetched.revisions.iter().filter(|(revision, _)| !keep.contains(revision.as_str()));
+        let mut old: Vec<(i64, &str)> = known.map(|(revision, stored)| (stored.number, revision.as_str())).collect();
+        old.sort_unstable();
+        let limit = usize::try_from(self.object.spec.rollout.history_limit).unwrap_or_default();
+        let surplus = old.len().saturating_sub(limit);
+        let name = |revision: &str| names::model_revision(self.name(), revision);
+        old.into_iter()
+            .take(surplus)
+            .map(|(_, revision)| Removal::new(Kind::ControllerRevision, name(revision)))
+            .collect()
     }
 
     /// Time until the last move of traffic is old enough for the old pods to stop.
@@ -408,7 +414,7 @@ fn given_up(rejected: &RejectedRevision) -> Error {
             "revision {} was given up: {}; change the spec, or set the annotation {} to the time now to try again",
             rejected.revision,
             rejected.message,
-            names::ANNOTATION_RECONCILE
+            names::ANNOTATION_RECONCILE,
         ),
     )
 }

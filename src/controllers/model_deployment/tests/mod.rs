@@ -15,6 +15,8 @@ use crate::controllers::apply::{Applied, Desired, Parent, finish};
 use crate::controllers::kinds::Key;
 use crate::controllers::pipeline::Stage;
 
+mod guarded;
+
 fn model(spec: &str) -> ModelDeployment {
     let spec: Value = serde_yaml::from_str(spec).unwrap();
     serde_json::from_value(json!({
