@@ -94,6 +94,10 @@ bench-controller: devcluster ## 200 and 1,000 ModelDeployments beside the same c
 	$(CARGO) build --release
 	LLMOPS_BIN=$(TARGET)/release/llmops $(CARGO) bench --bench controller
 
+.PHONY: bench-experiments
+bench-experiments: ## Wrong verdicts, units to a decision, users who meet a failing candidate; 2,000 seeded runs
+	$(CARGO) bench --bench experiments
+
 # ---- builds
 
 .PHONY: build

@@ -51,6 +51,11 @@ impl<'a> Harm<'a> {
         let count = cells.len() as f64;
         let each = alpha * NUISANCE / (count * (count + 1.0)).max(1.0);
         let ceilings = cells.iter().map(|cell| ceiling(cell.control.units, cell.control.mean, each)).collect();
+        Self::with_ceilings(cells, ceilings, alpha)
+    }
+
+    /// The same with known upper bounds of the control's rates.
+    pub fn with_ceilings(cells: &'a [Cell], ceilings: Vec<f64>, alpha: f64) -> Self {
         Self { cells, ceilings, threshold: -(alpha * (1.0 - NUISANCE)).ln() }
     }
 
@@ -77,7 +82,7 @@ impl<'a> Harm<'a> {
     }
 
     /// ln E.
-    fn evidence(&self, delta: f64) -> f64 {
+    pub fn evidence(&self, delta: f64) -> f64 {
         let logs = BETS.map(|(bet, stake)| {
             let cells = self.cells.iter().zip(&self.ceilings);
             stake.ln() + cells.map(|(cell, ceiling)| least(cell, bet, delta, *ceiling)).sum::<f64>()

@@ -90,7 +90,11 @@ fn end(finding: &Finding<'_>) -> String {
             format!("not worse: a loss above {} is ruled out", allowance())
         }
         ExperimentVerdict::NotWorse => "not worse".into(),
-        ExperimentVerdict::Worse if tolerated > 0.0 => format!("worse, by more than the {} tolerated", allowance()),
+        ExperimentVerdict::Worse if tolerated > 0.0 => {
+            let near = finding.interval.1.abs().min(finding.interval.2.abs());
+            let surely = if near > tolerated { "" } else { "very likely " };
+            format!("worse, {surely}by more than the {} tolerated", allowance())
+        }
         ExperimentVerdict::Worse => "worse".into(),
         ExperimentVerdict::Invalid => "does not count, because the split is not what was asked for".into(),
         ExperimentVerdict::Inconclusive => {

@@ -1,6 +1,11 @@
 //! Tests of the whole: plans, measurements, verdicts.
 
+mod coverage;
+mod formulas;
+mod plans;
+mod properties;
 mod reading;
+mod sentences;
 
 use super::measurements::{ArmMeasurements, Measurements, MetricMeasurement};
 use super::plan::{Compared, Metric, Plan};
