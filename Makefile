@@ -34,7 +34,7 @@ quickstart-down: ## Stop the quickstart and remove its cluster; nothing is left 
 # ---- checks
 
 .PHONY: test
-test: fmt-check lint devcluster-test argocd-test devcluster models unit index-test crds-test chart-test sim browser-test e2e ## Everything that must hold before a change lands
+test: fmt-check lint devcluster-test argocd-test devcluster models unit assignment-test index-test crds-test chart-test sim browser-test e2e ## Everything that must hold before a change lands
 
 .PHONY: fmt
 fmt: ## Format Rust and Go
@@ -55,6 +55,10 @@ lint: ## Clippy and go vet, warnings as errors
 .PHONY: unit
 unit: models ## Unit tests of the crate
 	$(CARGO) test --lib --bins
+
+.PHONY: assignment-test
+assignment-test: ## The Python reference in the docs assigns 100,000 units as the code does
+	$(CARGO) test --test assignment
 
 .PHONY: index-test
 index-test: models ## Index builds, also killed ones, and retrieval servers, on the real embedding model

@@ -13,7 +13,9 @@ const HORIZON: u64 = 1_000;
 const WEIGHT: i32 = 5;
 
 pub fn table(runs: usize) {
-    println!("(c) First step of {WEIGHT} %, a look after every {EVERY} units of the candidate: its units when it is rolled back");
+    println!(
+        "(c) First step of {WEIGHT} %, a look after every {EVERY} units of the candidate: its units when it is rolled back"
+    );
     println!(
         "    {:34} {:>10} {:>8} {:>6} {:>6} {:>6} {:>12} {:>14}",
         "", "control", "median", "95 %", "99 %", "max", "within 150", "ever"
@@ -40,7 +42,11 @@ fn row(name: &str, plan: &Plan, control: f64, candidate: f64, runs: usize) {
     let at = |q: f64| {
         // Quantiles over all runs; one that was never rolled back has none.
         let place = (q * runs as f64).ceil() as usize;
-        if place <= units.len() && place > 0 { quantile(&units, place as f64 / units.len() as f64).to_string() } else { "-".into() }
+        if place <= units.len() && place > 0 {
+            quantile(&units, place as f64 / units.len() as f64).to_string()
+        } else {
+            "-".into()
+        }
     };
     let within = units.iter().filter(|units| **units <= 150).count();
     println!(

@@ -56,7 +56,8 @@ fn even_split(runs: usize) {
             control.flips(&mut rng, EVERY, BASE);
             treatment.flips(&mut rng, EVERY, BASE);
             let window = (control.minus(&before.0), treatment.minus(&before.1));
-            let arms = [(false, control), (true, treatment)].map(|(treatment, sums)| (treatment, [(MetricKind::Thumbs, sums)]));
+            let arms = [(false, control), (true, treatment)]
+                .map(|(treatment, sums)| (treatment, [(MetricKind::Thumbs, sums)]));
             let arms = arms.each_ref().map(|(treatment, metrics)| ArmSums {
                 stratum: "s",
                 treatment: *treatment,
@@ -136,7 +137,8 @@ fn ramp_with_drift(runs: usize) {
     let (mut ours, mut pooled) = (vec![], vec![]);
     for run in 0..runs {
         let mut rng = rng(3, run);
-        let mut strata = [(5, 0.5), (25, 0.6), (50, 0.7)].map(|(weight, rate)| (weight, rate, [[Sums::default(); 2]; 2]));
+        let mut strata =
+            [(5, 0.5), (25, 0.6), (50, 0.7)].map(|(weight, rate)| (weight, rate, [[Sums::default(); 2]; 2]));
         let mut found = [None; 2];
         let mut units = 0;
         for stratum in 0..3 {
@@ -210,7 +212,8 @@ fn rare(runs: usize) {
                 }
                 let metrics = arms.map(|sums| [(goal, sums)]);
                 let arms = [(false, 100 - share, &metrics[0]), (true, share, &metrics[1])];
-                let arms = arms.map(|(treatment, weight, metrics)| ArmSums { stratum: "s", treatment, weight, metrics });
+                let arms =
+                    arms.map(|(treatment, weight, metrics)| ArmSums { stratum: "s", treatment, weight, metrics });
                 if claims(&look(&plan, &arms)) {
                     ours.push(step * EVERY);
                     break;

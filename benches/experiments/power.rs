@@ -11,10 +11,12 @@ const HORIZON: u64 = 50_000;
 const BASE: f64 = 0.6;
 
 pub fn table(runs: usize) {
-    println!("(b) Thumbs up {BASE} against more: runs with verdict Better within {HORIZON} units per arm, a look every {EVERY}");
     println!(
-        "    {:12} {:>10} {:>10} {:>12} {:>12} {:>12}   {}",
-        "difference", "Better", "Worse", "mean units", "median", "95 %", "one look with 80 % power would take"
+        "(b) Thumbs up {BASE} against more: runs with verdict Better within {HORIZON} units per arm, a look every {EVERY}"
+    );
+    println!(
+        "    {:12} {:>10} {:>10} {:>12} {:>12} {:>12}   one look with 80 % power would take",
+        "difference", "Better", "Worse", "mean units", "median", "95 %"
     );
     let plan = plan(Some(MetricKind::Thumbs), &[]);
     for points in [2_u32, 5, 10] {

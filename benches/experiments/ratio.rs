@@ -9,7 +9,9 @@ const EVERY: u64 = 100;
 const HORIZON: u64 = 20_000;
 
 pub fn table(runs: usize) {
-    println!("(d) Sample ratio, a look after every {EVERY} units up to {HORIZON}: runs in which the split is called broken");
+    println!(
+        "(d) Sample ratio, a look after every {EVERY} units up to {HORIZON}: runs in which the split is called broken"
+    );
     println!("    {:44} {:>16} {:>22} {:>14}", "asked for", "llmops (ever)", "chi-square alone (ever)", "median units");
     for (name, weight, share) in [
         ("50 %, and 50 % came (a false alarm)", 50, 0.5),

@@ -11,8 +11,7 @@ pub fn t_test_rejects(control: &Sums, treatment: &Sums) -> bool {
     if a + b <= 0.0 {
         return false;
     }
-    let freedom =
-        (a + b).powi(2) / (a * a / (control.units as f64 - 1.0) + b * b / (treatment.units as f64 - 1.0));
+    let freedom = (a + b).powi(2) / (a * a / (control.units as f64 - 1.0) + b * b / (treatment.units as f64 - 1.0));
     let t = (treatment.mean() - control.mean()) / (a + b).sqrt();
     2.0 * StudentsT::new(0.0, 1.0, freedom).unwrap().sf(t.abs()) < 0.05
 }

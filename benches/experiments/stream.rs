@@ -33,11 +33,7 @@ impl Sums {
     }
 
     pub fn minus(&self, earlier: &Self) -> Self {
-        Self {
-            units: self.units - earlier.units,
-            sum: self.sum - earlier.sum,
-            squares: self.squares - earlier.squares,
-        }
+        Self { units: self.units - earlier.units, sum: self.sum - earlier.sum, squares: self.squares - earlier.squares }
     }
 }
 

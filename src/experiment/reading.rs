@@ -74,7 +74,8 @@ pub fn read(
     let goal = plan.goal.as_ref().map(|goal| look.compare(goal, true));
     let guardrails: Vec<_> = plan.guardrails.iter().map(|guardrail| look.compare(guardrail, false)).collect();
     let harm = guardrails.iter().chain(&goal).find_map(|(_, harm)| harm.clone());
-    let units = |arms: &mut dyn Iterator<Item = &ArmMeasurements>| arms.fold(0_u64, |sum, arm| sum.saturating_add(arm.units));
+    let units =
+        |arms: &mut dyn Iterator<Item = &ArmMeasurements>| arms.fold(0_u64, |sum, arm| sum.saturating_add(arm.units));
     let seen = measured.arms.iter().filter(|arm| !arm.shadow && strata.contains(arm.stratum.as_str()));
     Reading {
         goal: goal.as_ref().map(|(comparison, _)| comparison.verdict),

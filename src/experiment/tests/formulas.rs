@@ -57,7 +57,9 @@ fn an_arm_without_variance_is_not_certain() {
 /// The heart of the proof, by enumeration: under a true increase of exactly δ the mixture's mean is at most 1, when the ceiling is the true rate.
 #[test]
 fn the_bet_has_no_expected_gain() {
-    for (share, n, m, control, delta) in [(0.05, 8_u32, 40_u32, 0.1, 0.05), (0.5, 15, 15, 0.3, 0.0), (0.9, 20, 5, 0.02, 0.2)] {
+    for (share, n, m, control, delta) in
+        [(0.05, 8_u32, 40_u32, 0.1, 0.05), (0.5, 15, 15, 0.3, 0.0), (0.9, 20, 5, 0.02, 0.2)]
+    {
         let mut mean = 0.0;
         for (hits, chance) in binomial(n, control + delta) {
             for (other, also) in binomial(m, control) {
@@ -100,9 +102,7 @@ fn the_ceiling_covers_and_is_near() {
 
 #[test]
 fn chi_square_is_pearsons() {
-    let counts = |left, right| {
-        measured([arm(("s", "a", "1", 50), left, &[]), arm(("s", "b", "1", 50), right, &[])])
-    };
+    let counts = |left, right| measured([arm(("s", "a", "1", 50), left, &[]), arm(("s", "b", "1", 50), right, &[])]);
     // 3.841 and 10.828 are the 95 % and 99.9 % quantiles with one degree of freedom.
     for (square, p) in [(3.841_459_f64, 0.05), (10.827_566, 0.001)] {
         let units = 1_000_000_f64;

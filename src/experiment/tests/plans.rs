@@ -8,7 +8,12 @@ use crate::experiment::PlanError;
 
 fn experiment(guardrails: Vec<Guardrail>) -> Experiment {
     Experiment {
-        goal: Some(Goal { metric: MetricKind::Event, event: Some("bought".into()), direction: None, margin: Decimal::from("0.02") }),
+        goal: Some(Goal {
+            metric: MetricKind::Event,
+            event: Some("bought".into()),
+            direction: None,
+            margin: Decimal::from("0.02"),
+        }),
         guardrails,
         alpha: Decimal::from("0.06"),
         min_units: 50,
@@ -23,7 +28,11 @@ fn guardrail(metric: MetricKind, max_regression: &str) -> Guardrail {
 #[test]
 fn a_ramp_always_guards_the_error_rate() {
     let errors = |plan: &Plan| {
-        plan.guardrails.iter().filter(|g| g.metric.kind == MetricKind::ErrorRate).map(|g| g.tolerated).collect::<Vec<_>>()
+        plan.guardrails
+            .iter()
+            .filter(|g| g.metric.kind == MetricKind::ErrorRate)
+            .map(|g| g.tolerated)
+            .collect::<Vec<_>>()
     };
     let none = Plan::new(None, true, 1).unwrap();
     assert_eq!((errors(&none), none.goal.is_some(), none.alpha, none.min_units), (vec![0.05], false, 0.05, 100));
@@ -40,7 +49,10 @@ fn alpha_is_shared_by_metrics_and_comparisons() {
     let plan = Plan::new(Some(&experiment), true, 2).unwrap();
     assert!((plan.alpha - 0.06 / 6.0).abs() < 1e-15);
     let goal = plan.goal.unwrap();
-    assert_eq!((goal.metric.name().as_str(), goal.metric.better, goal.tolerated), ("Event/bought", Direction::Increase, 0.02));
+    assert_eq!(
+        (goal.metric.name().as_str(), goal.metric.better, goal.tolerated),
+        ("Event/bought", Direction::Increase, 0.02)
+    );
     assert_eq!(plan.min_units, 50);
 }
 

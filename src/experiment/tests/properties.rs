@@ -16,8 +16,8 @@ fn sample() -> impl Strategy<Value = Sample> {
 }
 
 fn cells() -> impl Strategy<Value = Vec<Cell>> {
-    let cell = (0.01..0.99_f64, sample(), sample())
-        .prop_map(|(share, treatment, control)| Cell { share, treatment, control });
+    let cell =
+        (0.01..0.99_f64, sample(), sample()).prop_map(|(share, treatment, control)| Cell { share, treatment, control });
     prop::collection::vec(cell, 1..4)
 }
 
@@ -32,12 +32,11 @@ fn anything() -> impl Strategy<Value = Measurements> {
     ];
     let count = prop_oneof![0_u64..2_000, Just(u64::MAX)];
     let metric = (kind, count.clone(), number.clone(), number);
-    let one = ("[ab]", "[cd]", "[rs]", -5_i32..120, any::<bool>(), count, prop::collection::vec(metric, 0..4)).prop_map(
-        |(stratum, variant, revision, weight, shadow, units, metrics)| ArmMeasurements {
+    let one = ("[ab]", "[cd]", "[rs]", -5_i32..120, any::<bool>(), count, prop::collection::vec(metric, 0..4))
+        .prop_map(|(stratum, variant, revision, weight, shadow, units, metrics)| ArmMeasurements {
             shadow,
             ..arm((&stratum, &variant, &revision, weight), units, &metrics)
-        },
-    );
+        });
     prop::collection::vec(one, 0..7).prop_map(measured)
 }
 

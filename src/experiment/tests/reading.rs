@@ -62,13 +62,22 @@ fn a_broken_split_voids_every_verdict_but_not_the_rollback() {
 fn min_units_bind_everything_but_harm() {
     let plan = plan(Some((MetricKind::Thumbs, 0.0)), &[(MetricKind::Latency, 0.1)], 0.05, 100);
     let arms = |units: u64| {
-        let slow = [share(MetricKind::Thumbs, units, units / 10), (MetricKind::Latency, units, 3.0, units as f64 * 0.01)];
+        let slow =
+            [share(MetricKind::Thumbs, units, units / 10), (MetricKind::Latency, units, 3.0, units as f64 * 0.01)];
         let fast = [share(MetricKind::Thumbs, units, units), (MetricKind::Latency, units, 1.0, units as f64 * 0.01)];
         ramp(&plan, 50, (units, &fast), (units, &slow))
     };
     let early = arms(40);
-    assert_eq!((early.goal, early.harm), (Some(Inconclusive), None), "the normal approximation may not speak at 40 units");
-    assert!(early.comparisons[0].message.contains("too early: 40 units with candidate and 40 units with what serves now, 100 each"));
+    assert_eq!(
+        (early.goal, early.harm),
+        (Some(Inconclusive), None),
+        "the normal approximation may not speak at 40 units"
+    );
+    assert!(
+        early.comparisons[0]
+            .message
+            .contains("too early: 40 units with candidate and 40 units with what serves now, 100 each")
+    );
     let later = arms(60);
     assert_eq!(later.goal, Some(Inconclusive));
     assert_eq!(later.harm.map(|harm| harm.metric).as_deref(), Some("Latency"));
@@ -79,10 +88,15 @@ fn min_units_bind_everything_but_harm() {
 #[test]
 fn a_goal_that_gets_worse_is_harm() {
     let plan = plan(Some((MetricKind::Thumbs, 0.0)), &[], 0.05, 100);
-    let reading = ramp(&plan, 50, (900, &[share(MetricKind::Thumbs, 900, 540)]), (900, &[share(MetricKind::Thumbs, 900, 400)]));
+    let reading =
+        ramp(&plan, 50, (900, &[share(MetricKind::Thumbs, 900, 540)]), (900, &[share(MetricKind::Thumbs, 900, 400)]));
     let harm = reading.harm.expect("harm");
     assert_eq!((harm.metric.as_str(), harm.goal), ("Thumbs", true));
-    assert!(harm.message.starts_with("candidate: 15.6 points fewer thumbs up than what serves now (between 8."), "{}", harm.message);
+    assert!(
+        harm.message.starts_with("candidate: 15.6 points fewer thumbs up than what serves now (between 8."),
+        "{}",
+        harm.message
+    );
     assert!(harm.message.ends_with(" fewer); worse"), "{}", harm.message);
 }
 
@@ -97,11 +111,18 @@ fn steps_are_compared_one_by_one() {
         arm(("b", "control", "old", 10), 1000, &thumbs(1000, 800)),
         arm(("b", "control", "new", 90), 9000, &thumbs(9000, 7200)),
     ]);
-    let reading = read(&plan, &measured, "candidate", &release(&[("control", "old", 100)]), &release(&[("control", "new", 100)]));
+    let reading =
+        read(&plan, &measured, "candidate", &release(&[("control", "old", 100)]), &release(&[("control", "new", 100)]));
     assert_eq!(reading.goal, Some(Inconclusive));
     let comparison = &reading.comparisons[0];
     assert_eq!(comparison.difference.as_ref().map(|d| d.0.as_str()), Some("0.0000"));
-    assert!(comparison.message.starts_with("candidate: the same share of thumbs up as what serves now (between 3.3 fewer and 3.3 more)"), "{}", comparison.message);
+    assert!(
+        comparison
+            .message
+            .starts_with("candidate: the same share of thumbs up as what serves now (between 3.3 fewer and 3.3 more)"),
+        "{}",
+        comparison.message
+    );
     assert_eq!((reading.units, reading.treatment_units, reading.control_units), (20_000, 10_000, 10_000));
 }
 
@@ -153,17 +174,25 @@ fn a_variant_beside_the_first_is_called_by_name() {
 fn an_arm_that_leaves_no_record_breaks_the_split() {
     let plan = plan(Some((MetricKind::Thumbs, 0.0)), &[], 0.05, 100);
     let thumbs = [share(MetricKind::Thumbs, 900, 500)];
-    let measured = measured([arm(("s", "control", "r1", 45), 900, &thumbs), arm(("s", "concise", "r2", 45), 900, &thumbs)]);
-    let reading = read(&plan, &measured, "concise", &release(&[("control", "r1", 45)]), &release(&[("concise", "r2", 45)]));
+    let measured =
+        measured([arm(("s", "control", "r1", 45), 900, &thumbs), arm(("s", "concise", "r2", 45), 900, &thumbs)]);
+    let reading =
+        read(&plan, &measured, "concise", &release(&[("control", "r1", 45)]), &release(&[("concise", "r2", 45)]));
     assert_eq!(reading.goal, Some(Invalid));
-    assert_eq!(reading.ratio.message, "the split is not what was asked for: others got 0.0 % of 1800 units instead of 10 %");
+    assert_eq!(
+        reading.ratio.message,
+        "the split is not what was asked for: others got 0.0 % of 1800 units instead of 10 %"
+    );
 }
 
 #[test]
 fn the_status_joins_the_readings_of_all_variants() {
     let plan = Plan { alpha: 0.01, ..plan(Some((MetricKind::Thumbs, 0.0)), &[(MetricKind::Cost, 0.0)], 0.05, 100) };
     let metrics = [share(MetricKind::Thumbs, 500, 300), (MetricKind::Cost, 500, 0.000_123, 1e-8)];
-    let measured = measured(["control", "b", "c"].map(|variant| arm(("s", variant, "r", if variant == "c" { 34 } else { 33 }), 500, &metrics)));
+    let measured = measured(
+        ["control", "b", "c"]
+            .map(|variant| arm(("s", variant, "r", if variant == "c" { 34 } else { 33 }), 500, &metrics)),
+    );
     let control = release(&[("control", "r", 33)]);
     let readings = ["b", "c"].map(|variant| read(&plan, &measured, variant, &control, &release(&[(variant, "r", 33)])));
     let status = crate::experiment::status(&readings, Some(1), None);
