@@ -11,13 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::render::{Chrome, Crumb, html, response};
 use super::view::{self, EVALUATION, FLOW, INDEX, Kept, MODEL, Reports, moment, namespace_path, page_path};
+use crate::api::rollout::RolloutStatus;
 use crate::gateway::auth::{Action, Principal};
 use crate::gateway::error::ApiError;
 use crate::gateway::routing::{ByName, Resources};
 use crate::gateway::server::{Asked, Gateway, identify};
 
-/// Reports that the pages may name, the newest.
-const REPORTS: u32 = 2_000;
 /// Seconds between two loads of a page that loads itself anew.
 const REFRESH: u32 = 10;
 
@@ -147,16 +146,20 @@ impl<'a> Visit<'a> {
         may(self.gateway, &self.asked.principal, action, namespace).await.map_err(|error| self.fail(error))
     }
 
-    /// The HTML reports of a namespace that may be linked to.
-    async fn reports(&self, namespace: &str) -> Result<Reports, PageError> {
+    /// The HTML reports of a rollout's gates that may be linked to.
+    async fn reports(&self, namespace: &str, rollout: Option<&RolloutStatus>) -> Result<Reports, PageError> {
+        let mut reports = Reports::new();
+        let Some(rollout) = rollout.filter(|rollout| !rollout.gates.is_empty()) else { return Ok(reports) };
         if !self.may(Action::ReadReport, namespace).await? {
-            return Ok(Reports::new());
+            return Ok(reports);
         }
-        let found = self.gateway.store.reports(REPORTS).await.map_err(|error| self.internal(&error))?;
-        let shown = found
-            .into_iter()
-            .filter(|report| report.namespace == namespace && report.formats.iter().any(|format| format == "html"));
-        Ok(shown.map(|report| (report.evaluation, report.run)).collect())
+        for gate in &rollout.gates {
+            let found = self.gateway.store.reports_of(namespace, &gate.evaluation).await;
+            let found = found.map_err(|error| self.internal(&error))?;
+            let html = found.into_iter().filter(|report| report.formats.iter().any(|format| format == "html"));
+            reports.extend(html.map(|report| (report.evaluation, report.run)));
+        }
+        Ok(reports)
     }
 
     fn render(&self, template: &str, page: impl Serialize) -> Page {
@@ -269,15 +272,17 @@ pub(super) async fn flow(
     let flow = find(&snapshot.resources.flows, &namespace, &name).ok_or_else(|| visit.missing("PromptFlow"))?;
     let failed = |error| visit.internal(&error);
     gateway.store.flush().await.map_err(failed)?;
-    let splits = if visit.may(Action::ReadSplit, &namespace).await? {
-        Some(gateway.store.splits(&namespace, &name).await.map_err(failed)?)
+    let (splits, shadows) = if visit.may(Action::ReadSplit, &namespace).await? {
+        let splits = gateway.store.splits(&namespace, &name).await.map_err(failed)?;
+        (Some(splits), gateway.store.shadows(&namespace, &name).await.map_err(failed)?)
     } else {
-        None
+        (None, Vec::new())
     };
     let uid = flow.metadata.uid.clone().unwrap_or_default();
     let points = gateway.store.points(&namespace, &name, &uid).await.map_err(failed)?;
-    let reports = visit.reports(&namespace).await?;
-    let kept = Kept { points: &points, splits: splits.as_deref(), reports: &reports };
+    let rollout = flow.status.as_ref().and_then(|status| status.rollout.as_ref());
+    let reports = visit.reports(&namespace, rollout).await?;
+    let kept = Kept { points: &points, splits: splits.as_deref(), shadows: &shadows, reports: &reports };
     visit.render("flow.html", view::flow(&flow, kept, now()))
 }
 
@@ -298,7 +303,7 @@ pub(super) async fn model(
         .model(&namespace, &name)
         .map(|route| route.pool.endpoints.iter().map(|(revision, pods)| (revision.clone(), pods.len())).collect())
         .unwrap_or_default();
-    let reports = visit.reports(&namespace).await?;
+    let reports = visit.reports(&namespace, model.status.as_ref().and_then(|status| status.rollout.as_ref())).await?;
     visit.render("model.html", view::model(&model, &endpoints, &reports, now()))
 }
 

@@ -1,5 +1,6 @@
 //! Turns views into pages.
 
+use std::fmt::Write;
 use std::sync::LazyLock;
 
 use axum::response::{Html, IntoResponse, Response};
@@ -8,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, StatusCode};
 use minijinja::value::Serde;
-use minijinja::{Environment, UndefinedBehavior, Value, context};
+use minijinja::{Environment, HtmlEscape, UndefinedBehavior, Value, context};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -31,6 +32,7 @@ const TEMPLATES: [(&str, &str); 9] = [
 static ENVIRONMENT: LazyLock<Result<Environment<'static>, minijinja::Error>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_filter("prose", prose);
     // A name's ending switches on the escaping of HTML.
     for (name, source) in TEMPLATES {
         environment.add_template(name, source)?;
@@ -74,6 +76,23 @@ pub(super) struct Crumb {
     pub path: Option<String>,
 }
 
+/// Words of an object for people: escaped, and what stands between backticks is code.
+fn prose(text: &str) -> Value {
+    let parts: Vec<&str> = text.split('`').collect();
+    let paired = parts.len() % 2 == 1;
+    let mut html = String::new();
+    for (place, part) in parts.iter().enumerate() {
+        let escaped = HtmlEscape(part);
+        // Writing to a string does not fail.
+        let _ = match (place % 2 == 1, paired) {
+            (true, true) => write!(html, "<code>{escaped}</code>"),
+            (_, false) if place > 0 => write!(html, "`{escaped}"),
+            _ => write!(html, "{escaped}"),
+        };
+    }
+    Value::from_safe_string(html)
+}
+
 /// Renders a page.
 ///
 /// # Errors
@@ -99,4 +118,18 @@ pub(super) fn response(status: StatusCode, page: String) -> Response {
     let policy = POLICY.clone().unwrap_or(HeaderValue::from_static("default-src 'none'"));
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_is_escaped_inside_and_outside_of_code() {
+        let shown = |text: &str| prose(text).to_string();
+        assert_eq!(shown("run `llmops promote <x>` & wait"), "run <code>llmops promote &lt;x&gt;</code> &amp; wait");
+        assert_eq!(shown("`<b>` or `<i>`"), "<code>&lt;b&gt;</code> or <code>&lt;i&gt;</code>");
+        assert_eq!(shown("a lone ` and <b>"), "a lone ` and &lt;b&gt;");
+        assert_eq!(shown(""), "");
+    }
 }

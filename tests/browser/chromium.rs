@@ -1,6 +1,8 @@
 //! Drives Debian's Chromium by its own protocol over pipes: no driver program, no port, one process for many pages.
 //!
 //! `page(URL, CREDENTIAL)` is what most tests need.
+// Each test binary that has this file uses a part of it.
+#![allow(dead_code)]
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

@@ -235,6 +235,9 @@ impl Client {
 
     /// The controller measures again and again while the ramp goes on: the interval narrows, the steps change.
     async fn measure(&self, server: &ApiServer, flow: Value) -> Result<()> {
+        // What chance adds to the mean of each metric: a sum of independent parts, the same in every run.
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut sums = [0.0_f64; 8];
         let last: Timestamp = flow["status"]["experiment"]["measured"].as_str().context("measured")?.parse()?;
         for place in 1..=MEASUREMENTS {
             let left = MEASUREMENTS - place;
@@ -253,9 +256,10 @@ impl Client {
                     |name: &str| metric[name].as_str().and_then(|text| text.parse::<f64>().ok()).context("a number");
                 let (end, half) = (value("difference")?, (value("upper")? - value("lower")?) / 2.0);
                 let half = half * (5_460.0 / units).sqrt();
-                // Early differences are off by chance, ever less.
-                let chance =
-                    (f64::from(place) * 0.9 + number as f64).sin() * half * 0.35 * f64::from(left.min(20)) / 20.0;
+                // The mean of all users so far: what the new tenth adds counts a tenth.
+                let sum = sums.get_mut(number).context("too many metrics")?;
+                *sum = *sum / 1.1 + (random.f64() - 0.5) * 0.55 / 1.1;
+                let chance = *sum * half * f64::from(left.min(20)) / 20.0;
                 let text = |value: f64| json!(format!("{value:.4}"));
                 let difference = end + chance;
                 metric["difference"] = text(difference);

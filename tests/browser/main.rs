@@ -161,7 +161,7 @@ fn check(shared: &mut Shared, page: &Page) -> Result<()> {
         let dom = chromium::page(&format!("{}{}", shared.gateway.url, page.path), KEY)?;
         look(&dom, page, 1280)?;
     }
-    for width in [1280, 390] {
+    for width in [1280, 800, 390] {
         for dark in [false, true] {
             let file = folder().join(format!("{}-{width}-{}.png", page.name, if dark { "dark" } else { "light" }));
             let url = format!("{}{}", shared.gateway.url, page.path);
@@ -184,11 +184,12 @@ fn look(dom: &Dom, page: &Page, width: u32) -> Result<()> {
     ensure!(dom.html.matches("<h1").count() == 1, "has not one heading of the first level");
     ensure!(!dom.html.contains("<script"), "has a script");
     ensure!(dom.width == width && dom.scroll_width <= width, "is {} wide: {:?}", dom.scroll_width, dom.wide);
-    ensure!(dom.wide.is_empty(), "elements go beyond the window: {:?}", dom.wide);
+    // Between phone and desk a wide table is moved inside its section.
+    ensure!(width == 800 || dom.wide.is_empty(), "elements go beyond the window: {:?}", dom.wide);
     ensure!(dom.faint.is_empty(), "texts with too little contrast: {:?}", dom.faint);
     ensure!(dom.complaints.is_empty() || page.status != 200, "the browser complains: {:?}", dom.complaints);
     if page.name == "flow-in-its-ramp" {
-        let plot = if width > 640 { "plot wide" } else { "plot narrow" };
+        let plot = if width > 864 { "plot wide" } else { "plot narrow" };
         ensure!(dom.html.contains(plot), "has no plot");
         ensure!(dom.text.contains(&format!("of {MEASUREMENTS} measurements")), "does not count the measurements");
     }

@@ -1,5 +1,7 @@
 //! What a split has shown: a table with intervals, and their course over time.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -17,6 +19,8 @@ const WIDE: (f64, f64) = (860.0, 320.0);
 const NARROW: (f64, f64) = (350.0, 280.0);
 /// Measurements listed below a plot.
 const LISTED: usize = 12;
+/// Earlier rollouts that are listed.
+const EARLIER: usize = 10;
 /// Plots besides that of the goal.
 const MORE_PLOTS: usize = 12;
 
@@ -209,25 +213,71 @@ fn course(
     let measure = Measure::of(metric);
     let rules = Rules::of(metric, goal, &measure, spec);
     let series = Series { points, measure: &measure, arm, limit: rules.limit, better: rules.better };
-    let listed = points.iter().rev().take(LISTED).map(|point| CourseRow {
-        time: moment(Timestamp::from_millisecond(point.measured_ms).unwrap_or(now), now),
-        share: point.weight.map_or_else(|| "–".into(), |weight| format!("{weight} %")),
-        units: count(point.units),
-        difference: point.difference.map_or_else(|| "–".into(), |difference| measure.difference(difference)),
-        interval: point
-            .lower
-            .zip(point.upper)
-            .map_or_else(|| "–".into(), |(lower, upper)| measure.interval(lower, upper)),
-        verdict: verdict_named(&point.verdict),
-    });
     Course {
         metric: measure.name.clone(),
         arm: arm.to_owned(),
         goal,
         wide: plot(&series, WIDE.0, WIDE.1),
         narrow: plot(&series, NARROW.0, NARROW.1),
-        rows: listed.collect(),
+        rows: points.iter().rev().take(LISTED).map(|point| listed(point, &measure, now)).collect(),
         count: points.len(),
+    }
+}
+
+/// How an earlier rollout ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Earlier {
+    pub started: Option<Moment>,
+    pub last: Moment,
+    pub metric: String,
+    pub arm: String,
+    pub share: String,
+    pub units: String,
+    pub difference: String,
+    pub interval: String,
+    pub verdict: Badge,
+}
+
+/// The last figures of rollouts before the latest, the newest first: of the goal, or of what there is.
+pub fn earlier(points: &[ExperimentPoint], now: Timestamp) -> Vec<Earlier> {
+    let Some(latest) = points.iter().max_by_key(|point| point.measured_ms) else { return Vec::new() };
+    let mut last: BTreeMap<(Option<i64>, &str), &ExperimentPoint> = BTreeMap::new();
+    for point in points.iter().filter(|point| point.started_ms != latest.started_ms) {
+        let shown = last.entry((point.started_ms, point.arm.as_str())).or_insert(point);
+        if (point.goal, point.measured_ms) >= (shown.goal, shown.measured_ms) {
+            *shown = point;
+        }
+    }
+    let mut last: Vec<&ExperimentPoint> = last.into_values().collect();
+    last.sort_by_key(|point| std::cmp::Reverse(point.measured_ms));
+    let at = |time: i64| Timestamp::from_millisecond(time).ok().map(|time| moment(time, now));
+    let row = |point: &ExperimentPoint| {
+        let measure = Measure::of(&point.metric);
+        let measured = listed(point, &measure, now);
+        Earlier {
+            started: point.started_ms.and_then(at),
+            last: measured.time,
+            metric: measure.name,
+            arm: point.arm.clone(),
+            share: measured.share,
+            units: measured.units,
+            difference: measured.difference,
+            interval: measured.interval,
+            verdict: measured.verdict,
+        }
+    };
+    last.into_iter().take(EARLIER).map(row).collect()
+}
+
+fn listed(point: &ExperimentPoint, measure: &Measure, now: Timestamp) -> CourseRow {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+    CourseRow {
+        time: moment(Timestamp::from_millisecond(point.measured_ms).unwrap_or(now), now),
+        share: or_none(point.weight.map(|weight| format!("{weight} %"))),
+        units: count(point.units),
+        difference: or_none(point.difference.map(|difference| measure.difference(difference))),
+        interval: or_none(point.lower.zip(point.upper).map(|(lower, upper)| measure.interval(lower, upper))),
+        verdict: verdict_named(&point.verdict),
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::experiment::{Course, ExperimentView, courses, experiment};
+use super::experiment::{Course, Earlier, ExperimentView, courses, earlier, experiment};
 use super::measure::decimal;
 use super::rollout::{Plan, Rollout, rollout};
 use super::shared::{
@@ -13,7 +13,7 @@ use super::shared::{
 use crate::api::PromptFlow;
 use crate::api::prompt_flow::{FlowPhase, FlowTraffic, PromptFlowStatus};
 use crate::api::rollout::{Promotion, RolloutPhase};
-use crate::gateway::store::{ExperimentPoint, FlowSplit};
+use crate::gateway::store::{ExperimentPoint, FlowSplit, ShadowCount};
 
 /// What the gateway has kept of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub struct Kept<'a> {
     pub points: &'a [ExperimentPoint],
     /// Figures by arm; `None` for who may not see them.
     pub splits: Option<&'a [FlowSplit]>,
+    /// Answers that nobody saw.
+    pub shadows: &'a [ShadowCount],
     /// Reports that gates may name.
     pub reports: &'a Reports,
 }
@@ -39,7 +41,9 @@ pub struct FlowPage {
     pub rollout: Option<Rollout>,
     pub experiment: Option<ExperimentView>,
     pub courses: Vec<Course>,
+    pub earlier: Vec<Earlier>,
     pub recorded: Option<Vec<Recorded>>,
+    pub shadows: Vec<ShadowRow>,
     pub rejected: Vec<Rejected>,
     pub conditions: Vec<ConditionRow>,
 }
@@ -52,6 +56,16 @@ pub struct Arm {
     pub weight: i32,
     pub colour: usize,
     pub role: &'static str,
+}
+
+/// Answers of a revision that nobody saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShadowRow {
+    pub variant: String,
+    pub revision: String,
+    pub copies: String,
+    pub errors: String,
+    pub mean: String,
 }
 
 /// What was recorded of an arm.
@@ -115,6 +129,7 @@ pub fn flow(flow: &PromptFlow, kept: Kept<'_>, now: Timestamp) -> FlowPage {
         shadow: spec.rollout.shadow.as_ref(),
         steps: &spec.rollout.steps,
         manual: spec.experiment.as_ref().is_some_and(|experiment| experiment.promotion == Promotion::Manual),
+        reached: reached(status, kept.points),
     };
     let traffic = flow_traffic(status);
     FlowPage {
@@ -127,7 +142,9 @@ pub fn flow(flow: &PromptFlow, kept: Kept<'_>, now: Timestamp) -> FlowPage {
         rollout: status.rollout.as_ref().map(|told| rollout(told, plan, &namespace, kept.reports, now)),
         experiment: status.experiment.as_ref().map(|told| experiment(told, spec.experiment.as_ref(), now)),
         courses: courses(kept.points, spec.experiment.as_ref(), now),
+        earlier: earlier(kept.points, now),
         recorded: kept.splits.map(|splits| splits.iter().map(|split| recorded(split, status)).collect()),
+        shadows: kept.shadows.iter().map(shadow).collect(),
         rejected: rejected(&status.rejected_revisions, now),
         conditions: conditions(&status.conditions, now),
         namespace,
@@ -194,8 +211,28 @@ fn arms(status: &PromptFlowStatus, traffic: &Bar) -> Vec<Arm> {
     arms
 }
 
+/// The last step that the rollout was measured at.
+fn reached(status: &PromptFlowStatus, points: &[ExperimentPoint]) -> Option<i32> {
+    let started = status.rollout.as_ref()?.started.0.as_millisecond();
+    let of_rollout = points.iter().rev().filter(|point| point.started_ms == Some(started));
+    of_rollout.filter_map(|point| point.step).next()
+}
+
+fn milliseconds(value: Option<i64>) -> String {
+    value.map_or_else(|| "–".into(), |value| format!("{} ms", count(value)))
+}
+
+fn shadow(shadow: &ShadowCount) -> ShadowRow {
+    ShadowRow {
+        variant: shadow.variant.clone(),
+        revision: shadow.revision.clone(),
+        copies: count(shadow.copies),
+        errors: count(shadow.errors),
+        mean: milliseconds(shadow.mean_ms),
+    }
+}
+
 fn recorded(split: &FlowSplit, status: &PromptFlowStatus) -> Recorded {
-    let milliseconds = |value: Option<i64>| value.map_or_else(|| "–".into(), |value| format!("{} ms", count(value)));
     Recorded {
         variant: split.variant.clone(),
         revision: split.revision.clone(),

@@ -80,6 +80,7 @@ pub fn model(
         shadow: None,
         steps,
         manual: spec.rollout.decision.promotion == Promotion::Manual,
+        reached: None,
     };
     let replicas = status.replicas.as_ref().map(|replicas| {
         format!("{} of {} ready, {} of the present revision", replicas.ready, replicas.desired, replicas.updated)

@@ -19,6 +19,8 @@ pub struct Plan<'a> {
     pub steps: &'a [RolloutStep],
     /// Whether a person approves.
     pub manual: bool,
+    /// The last step that was measured, for a rollout that has ended: its status names none any more.
+    pub reached: Option<i32>,
 }
 
 /// A rollout.
@@ -151,6 +153,13 @@ enum Stage {
     End,
 }
 
+impl Stage {
+    /// Whether nobody has met the candidate yet.
+    fn before_traffic(self) -> bool {
+        matches!(self, Self::Prepare | Self::Gates)
+    }
+}
+
 fn steps(status: &RolloutStatus, plan: Plan<'_>, now: Timestamp) -> Vec<Step> {
     let mut stages = vec![(Stage::Prepare, "Prepare".to_owned(), String::new())];
     if plan.gated || !status.gates.is_empty() {
@@ -177,17 +186,23 @@ fn steps(status: &RolloutStatus, plan: Plan<'_>, now: Timestamp) -> Vec<Step> {
     }
     let end = if status.phase == RolloutPhase::RolledBack { "Rolled back" } else { "Promoted" };
     stages.push((Stage::End, end.into(), String::new()));
-    let present = present(status);
+    let present = present(status, plan.reached);
     // The spec may have changed under the rollout: without its stage, the present one is the last that it has passed.
-    let at = stages.iter().position(|(stage, ..)| *stage == present).unwrap_or(stages.len() - 2);
+    let found = stages.iter().position(|(stage, ..)| Some(*stage) == present);
     let last = stages.len() - 1;
+    let at = found.unwrap_or(last - 1);
+    // A rollout that was rolled back somewhere behind its gates.
+    let somewhere = present.is_none().then(|| stages.iter().filter(|(stage, ..)| stage.before_traffic()).count());
     let step = |(index, (_, label, detail)): (usize, (Stage, String, String))| {
         let (place, word) = match status.phase {
             RolloutPhase::Promoted => (Place::Done, "done"),
-            RolloutPhase::RolledBack if index == at => (Place::Failed, "failed here"),
+            RolloutPhase::RolledBack if index != last && somewhere.is_some_and(|from| index >= from) => {
+                (Place::Ahead, "not finished")
+            }
+            RolloutPhase::RolledBack if somewhere.is_none() && index == at => (Place::Failed, "failed here"),
             RolloutPhase::RolledBack if index == last => (Place::Present, "now"),
-            RolloutPhase::RolledBack if index > at => (Place::Ahead, "not reached"),
-            _ if index < at => (Place::Done, "done"),
+            RolloutPhase::RolledBack if somewhere.is_none() && index > at => (Place::Ahead, "not reached"),
+            _ if index < at || somewhere.is_some() => (Place::Done, "done"),
             _ if index > at => (Place::Ahead, "ahead"),
             RolloutPhase::Holding | RolloutPhase::AwaitingApproval => (Place::Held, "waits"),
             _ => (Place::Present, "now"),
@@ -199,11 +214,12 @@ fn steps(status: &RolloutStatus, plan: Plan<'_>, now: Timestamp) -> Vec<Step> {
     stages.into_iter().enumerate().map(step).collect()
 }
 
-/// The stage that a rollout is at, or ended at.
-fn present(status: &RolloutStatus) -> Stage {
-    let ramp = status.step.and_then(|step| usize::try_from(step).ok());
+/// The stage that a rollout is at, or was rolled back at; `None` when nothing tells the latter.
+fn present(status: &RolloutStatus, reached: Option<i32>) -> Option<Stage> {
+    let ended = status.phase == RolloutPhase::RolledBack;
+    let ramp = status.step.or(reached.filter(|_| ended)).and_then(|step| usize::try_from(step).ok());
     let shut = status.gates.iter().any(|gate| gate.verdict != GateVerdict::Passed);
-    match (status.phase, ramp) {
+    Some(match (status.phase, ramp) {
         (RolloutPhase::Promoted, _) => Stage::End,
         (RolloutPhase::AwaitingApproval, _) => Stage::Approval,
         (RolloutPhase::Shadowing, _) => Stage::Shadow,
@@ -211,9 +227,10 @@ fn present(status: &RolloutStatus) -> Stage {
         (RolloutPhase::Preparing, _) => Stage::Prepare,
         (_, Some(step)) => Stage::Step(step),
         (_, None) if shut => Stage::Gates,
+        (RolloutPhase::RolledBack, None) => return None,
         (_, None) if status.gates.is_empty() => Stage::Prepare,
         (_, None) => Stage::Shadow,
-    }
+    })
 }
 
 fn least(duration: Option<&kube::core::Duration>, number: i32, what: &str) -> String {

@@ -14,7 +14,7 @@ use super::*;
 use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex};
 use crate::dashboard::history::points;
 use crate::gateway::routing::{ByName, Resources};
-use crate::gateway::store::{ExperimentPoint, FeedbackSummary, FlowSplit, LatencySummary, ReportEntry};
+use crate::gateway::store::{ExperimentPoint, FeedbackSummary, FlowSplit, LatencySummary, ReportEntry, ShadowCount};
 
 /// The same objects as those of the browser's tests.
 const OBJECTS: &str = include_str!("../../../tests/browser/objects.yaml");
@@ -117,7 +117,23 @@ fn a_flow_in_its_ramp() {
     let flow = of_kind::<PromptFlow>("PromptFlow")["support"]["answers"].clone();
     let splits = [split("5d41a7c09e", 4_176), split("c2b98e4410", 1_284), split("91f0ad3377", 74)];
     let reports = Reports::from([("answers-quality".into(), "3fa2c1d07b".into())]);
-    let kept = Kept { points: &course(), splits: Some(&splits), reports: &reports };
+    let shadows = [ShadowCount {
+        variant: "control".into(),
+        revision: "c2b98e4410".into(),
+        copies: 212,
+        errors: 1,
+        mean_ms: Some(2_010),
+    }];
+    let before = |point: ExperimentPoint| ExperimentPoint {
+        measured_ms: point.measured_ms - 86_400_000,
+        started_ms: point.started_ms.map(|time| time - 86_400_000),
+        verdict: "Worse".into(),
+        ..point
+    };
+    let mut points: Vec<ExperimentPoint> = course().into_iter().map(before).collect();
+    points.push(ExperimentPoint { metric: "Latency".into(), goal: false, ..points[5].clone() });
+    points.extend(course());
+    let kept = Kept { points: &points, splits: Some(&splits), shadows: &shadows, reports: &reports };
     insta::assert_yaml_snapshot!("flow", super::flow(&flow, kept, now()));
 }
 
@@ -160,7 +176,7 @@ fn statuses_become_points() {
 }
 
 /// Words of the steps for a phase.
-fn words(phase: &str, step: Option<i32>, gate: &str) -> String {
+fn words(phase: &str, step: Option<i32>, gate: &str, reached: Option<i32>) -> String {
     let status = json!({
         "phase": phase, "started": "2026-11-24T12:00:00Z", "since": "2026-11-24T13:00:00Z", "step": step,
         "stable": [{"variant": "control", "revision": "a", "weight": 100}],
@@ -171,7 +187,7 @@ fn words(phase: &str, step: Option<i32>, gate: &str) -> String {
         json!([{"weight": 5, "minDuration": "90s", "minUnits": 1000}, {"weight": 50}]),
     );
     let steps = steps.unwrap();
-    let plan = Plan { gated: true, shadow: None, steps: &steps, manual: false };
+    let plan = Plan { gated: true, shadow: None, steps: &steps, manual: false, reached };
     let view = rollout(&serde_json::from_value(status).unwrap(), plan, "a", &Reports::new(), now());
     assert_eq!(view.steps[2].detail, "at least 1 min, 1,000 units");
     assert_eq!(view.steps.iter().filter(|step| step.since.is_some()).count(), 1, "{phase}");
@@ -188,16 +204,18 @@ fn words(phase: &str, step: Option<i32>, gate: &str) -> String {
 #[test]
 fn the_row_of_steps_marks_the_present_one() {
     // Prepare, gates, 5 %, 50 %, promoted or rolled back.
-    assert_eq!(words("Preparing", None, "Pending"), "*....");
-    assert_eq!(words("Gating", None, "Pending"), "+*...");
-    assert_eq!(words("Holding", None, "Inconclusive"), "+=...");
-    assert_eq!(words("Progressing", Some(0), "Passed"), "++*..");
-    assert_eq!(words("Holding", Some(1), "Passed"), "+++=.");
-    assert_eq!(words("AwaitingApproval", Some(1), "Passed"), "++++=.");
-    assert_eq!(words("Promoted", Some(1), "Passed"), "+++++");
-    assert_eq!(words("RolledBack", Some(0), "Passed"), "++!.*");
-    assert_eq!(words("RolledBack", None, "Failed"), "+!..*");
-    assert_eq!(words("Progressing", Some(7), "Passed"), "+++*.", "a spec with fewer steps");
+    assert_eq!(words("Preparing", None, "Pending", None), "*....");
+    assert_eq!(words("Gating", None, "Pending", None), "+*...");
+    assert_eq!(words("Holding", None, "Inconclusive", None), "+=...");
+    assert_eq!(words("Progressing", Some(0), "Passed", None), "++*..");
+    assert_eq!(words("Holding", Some(1), "Passed", None), "+++=.");
+    assert_eq!(words("AwaitingApproval", Some(1), "Passed", None), "++++=.");
+    assert_eq!(words("Promoted", Some(1), "Passed", None), "+++++");
+    // The status of a rollout that was rolled back names no step.
+    assert_eq!(words("RolledBack", None, "Passed", Some(0)), "++!.*");
+    assert_eq!(words("RolledBack", None, "Passed", None), "++..*");
+    assert_eq!(words("RolledBack", None, "Failed", None), "+!..*");
+    assert_eq!(words("Progressing", Some(7), "Passed", None), "+++*.", "a spec with fewer steps");
 }
 
 #[test]

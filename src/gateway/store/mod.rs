@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use history::ExperimentPoint;
 pub use measure::MeasureQuery;
-pub use read::{FeedbackSummary, FlowSplit, LatencySummary, RecentInteraction, ReportEntry};
+pub use read::{FeedbackSummary, FlowSplit, LatencySummary, RecentInteraction, ReportEntry, ShadowCount};
 pub use record::{Assigned, Feedback, Interaction, Report, ReportFormat, Status};
 
 use super::metrics::Metrics;
@@ -159,6 +159,15 @@ impl Store {
     pub async fn points(&self, namespace: &str, flow: &str, uid: &str) -> Result<Vec<ExperimentPoint>, StoreError> {
         let (namespace, flow, uid) = (namespace.to_owned(), flow.to_owned(), uid.to_owned());
         self.read(move |connection| history::points(connection, &namespace, &flow, &uid)).await
+    }
+
+    /// What revisions of a flow answered in shadow.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn shadows(&self, namespace: &str, flow: &str) -> Result<Vec<ShadowCount>, StoreError> {
+        let (namespace, flow) = (namespace.to_owned(), flow.to_owned());
+        self.read(move |connection| read::shadows(connection, &namespace, &flow)).await
     }
 
     /// Reports of one evaluation, the newest first.

@@ -59,6 +59,20 @@ pub struct FlowSplit {
     pub feedback: FeedbackSummary,
 }
 
+/// What a revision answered without anybody seeing it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct ShadowCount {
+    pub variant: String,
+    pub revision: String,
+    /// Copies of requests.
+    pub copies: i64,
+    /// Copies that ended with an error.
+    pub errors: i64,
+    /// Mean milliseconds to the end of an answer.
+    pub mean_ms: Option<i64>,
+}
+
 /// Milliseconds to the end of the answer, of requests that ended well.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
@@ -209,6 +223,25 @@ pub(super) fn report(
         )?
         .query_row([namespace, evaluation, run, format.name()], |row| row.get(0))
         .optional()
+}
+
+pub(super) fn shadows(connection: &Connection, namespace: &str, flow: &str) -> rusqlite::Result<Vec<ShadowCount>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT variant, revision, count(*), sum(status = 'error'),
+            CAST(round(avg(latency_ms) FILTER (WHERE status = 'ok')) AS INTEGER)
+         FROM interactions WHERE namespace = ?1 AND name = ?2 AND kind = 'flow' AND shadow = 1
+         GROUP BY variant, revision ORDER BY max(time_ms) DESC",
+    )?;
+    let rows = statement.query_map([namespace, flow], |row| {
+        Ok(ShadowCount {
+            variant: row.get(0)?,
+            revision: row.get(1)?,
+            copies: row.get(2)?,
+            errors: row.get(3)?,
+            mean_ms: row.get(4)?,
+        })
+    })?;
+    rows.collect()
 }
 
 pub(super) fn reports_of(

@@ -104,7 +104,7 @@ const COURSE: &str = "
         lower REAL,
         upper REAL,
         verdict TEXT NOT NULL,
-        PRIMARY KEY (namespace, flow, uid, measured_ms, arm, metric)
+        PRIMARY KEY (namespace, flow, uid, measured_ms, arm, metric, goal)
     ) WITHOUT ROWID;
 ";
 

@@ -8,7 +8,7 @@ use super::harness::{KEY, TOKEN, TestGateway, asking, base64, decode, soon};
 use crate::dashboard::record_history;
 use crate::gateway::store::{Report, ReportFormat};
 
-const HOSTILE: &str = "<script>alert(1)</script>\"'&{{ 7*7 }}";
+const HOSTILE: &str = "<script>alert(1)</script>\"'&{{ 7*7 }}`<script>`";
 
 struct Shown {
     status: u16,
