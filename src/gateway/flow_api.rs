@@ -129,7 +129,7 @@ pub struct Invocation {
     program: Arc<Program>,
     pins: Pins,
     inputs: Map<String, Value>,
-    copy: Option<shadow::Copy>,
+    copy: Option<shadow::ShadowCopy>,
     recorder: Recorder,
 }
 

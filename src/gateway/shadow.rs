@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(25);
 
 /// A copy that will be made when its request has ended.
 #[derive(Debug)]
-pub struct Copy {
+pub struct ShadowCopy {
     variant: String,
     revision: String,
     weight: i32,
@@ -49,7 +49,7 @@ pub fn plan(
     unit: &str,
     served: (&str, &str),
     given: &Given,
-) -> Option<Copy> {
+) -> Option<ShadowCopy> {
     let percent = route.shadow?;
     let share = i32::from(BUCKETS) / 100 * percent;
     if i32::from(bucket(STRATUM, request)) >= share {
@@ -60,7 +60,7 @@ pub fn plan(
         return None;
     }
     match route.revisions.get(&arm.revision) {
-        Some(program) if !program.has_side_effects() => Some(Copy {
+        Some(program) if !program.has_side_effects() => Some(ShadowCopy {
             variant: arm.variant.clone(),
             revision: arm.revision.clone(),
             weight,
@@ -75,7 +75,7 @@ pub fn plan(
 }
 
 /// Starts a copy, if there is room for one. Returns at once.
-pub fn start(gateway: &Arc<Gateway>, copy: Copy, asked: &Asked, original: &Subject) {
+pub fn start(gateway: &Arc<Gateway>, copy: ShadowCopy, asked: &Asked, original: &Subject) {
     let place = match Arc::clone(&gateway.shadows).try_acquire_owned() {
         Ok(place) => place,
         Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
@@ -97,7 +97,13 @@ pub fn start(gateway: &Arc<Gateway>, copy: Copy, asked: &Asked, original: &Subje
     tokio::spawn(run(Arc::clone(gateway), copy, asked, subject, place));
 }
 
-async fn run(gateway: Arc<Gateway>, copy: Copy, asked: Asked, mut subject: Subject, _place: OwnedSemaphorePermit) {
+async fn run(
+    gateway: Arc<Gateway>,
+    copy: ShadowCopy,
+    asked: Asked,
+    mut subject: Subject,
+    _place: OwnedSemaphorePermit,
+) {
     idle(&gateway, &copy.program, &subject).await;
     let asked = Asked { id: Uuid::now_v7().simple().to_string(), time_ms: milliseconds_now(), ..asked };
     let inputs = copy.given.read(&copy.program);
