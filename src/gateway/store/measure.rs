@@ -1,24 +1,19 @@
 //! Measurements: sums per arm and stratum, clustered by unit.
 //!
 //! Everything is read from two covering indexes in the order of time, an arm at a time, so an answer costs what was
-//! recorded since the asked moment, whatever else the file holds. Where that takes long, the answer is kept for a while:
-//! who asks every few seconds must not keep a processor busy.
+//! recorded since the asked moment, whatever else the file holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
+use super::kept::Kept;
 use crate::api::rollout::MetricKind;
 use crate::experiment::measurements::{ArmMeasurements, Measurements, MetricMeasurement};
 
 /// Names of events that are told, besides those that were asked for: clients choose the names.
 const MAX_EVENTS: usize = 100;
-/// Answers that took longer are kept.
-const LONG: Duration = Duration::from_millis(100);
-/// For so many times as long as they took.
-const KEPT: u32 = 9;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,26 +32,17 @@ pub struct MeasureQuery {
 #[derive(Debug)]
 pub(super) struct Measurer {
     connection: Connection,
-    kept: HashMap<MeasureQuery, (Instant, Measurements)>,
+    kept: Kept<MeasureQuery, Measurements>,
 }
 
 impl Measurer {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, kept: HashMap::new() }
+        Self { connection, kept: Kept::default() }
     }
 
     pub(super) fn answer(&mut self, query: &MeasureQuery) -> rusqlite::Result<Measurements> {
-        let started = Instant::now();
-        self.kept.retain(|_, (until, _)| *until > started);
-        if let Some((_, known)) = self.kept.get(query) {
-            return Ok(known.clone());
-        }
-        let found = measurements(&self.connection, query)?;
-        let took = started.elapsed();
-        if took > LONG {
-            self.kept.insert(query.clone(), (Instant::now() + took * KEPT, found.clone()));
-        }
-        Ok(found)
+        let find = || measurements(&self.connection, query);
+        self.kept.answer(query, find, |found| found.arms.iter().map(|arm| arm.requests).sum())
     }
 }
 

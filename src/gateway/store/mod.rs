@@ -5,6 +5,7 @@
 //! acknowledged only after their transaction has reached the disk.
 
 mod history;
+mod kept;
 mod measure;
 mod read;
 mod record;
@@ -24,6 +25,7 @@ pub use record::{Assigned, Feedback, Interaction, Report, ReportFormat, Status};
 
 use super::metrics::Metrics;
 use crate::experiment::measurements::Measurements;
+use kept::Kept;
 use measure::Measurer;
 use writer::Command;
 
@@ -52,11 +54,15 @@ pub enum StoreError {
     Thread(#[from] std::io::Error),
 }
 
+/// Splits by namespace and flow.
+type KeptSplits = Kept<(String, String), Vec<FlowSplit>>;
+
 /// The store.
 #[derive(Debug)]
 pub struct Store {
     commands: mpsc::Sender<Command>,
     reader: Arc<Mutex<Connection>>,
+    splits: Arc<Mutex<KeptSplits>>,
     /// Apart from the reader: pages must not wait for measurements. One at a time.
     measurer: Arc<Mutex<Measurer>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -82,6 +88,7 @@ impl Store {
         Ok(Self {
             commands,
             reader: Arc::new(Mutex::new(reader)),
+            splits: Arc::default(),
             measurer: Arc::new(Mutex::new(Measurer::new(measurer))),
             writer: Mutex::new(Some(writer)),
             metrics,
@@ -223,13 +230,23 @@ impl Store {
         Ok(found.await.map_err(|_| StoreError::Closed)??)
     }
 
-    /// Figures of a flow's variants, pinned requests and shadow copies left out.
+    /// Figures of a flow's variants, pinned requests and shadow copies left out. An answer that took long is given again
+    /// for a while.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn splits(&self, namespace: &str, flow: &str) -> Result<Vec<FlowSplit>, StoreError> {
         let (namespace, flow) = (namespace.to_owned(), flow.to_owned());
-        self.read(move |connection| read::splits(connection, &namespace, &flow)).await
+        let kept = Arc::clone(&self.splits);
+        self.read(move |connection| {
+            let question = (namespace, flow);
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let find = || read::splits(connection, &question.0, &question.1);
+            kept.answer(&question, find, |found| {
+                u64::try_from(found.iter().map(|split| split.requests).sum::<i64>()).unwrap_or(0)
+            })
+        })
+        .await
     }
 
     /// A report.
