@@ -82,7 +82,7 @@ impl World {
     fn new(gated: bool, shadow: bool, steps: usize, served: bool) -> Self {
         let plan = Plan {
             gates: if gated { vec!["quality".into()] } else { Vec::new() },
-            shadow: shadow.then(|| Shadow { percent: 10, min_duration: None, min_requests: 10 }),
+            shadow: shadow.then_some(Shadow { percent: 10, min_duration: None, min_requests: 10 }),
             steps: Self::steps(steps),
             ..Plan::default()
         };
