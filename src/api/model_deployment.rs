@@ -276,7 +276,8 @@ pub struct ModelRollout {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub gates: Vec<GateRef>,
-    /// The ramp of a new revision, with strategy `Canary`; after the last step it gets every request. `minUnits` counts units that asked it.
+    /// The ramp of a new revision, with strategy `Canary`; after the last step it gets every request. Users of a model are
+    /// not measured: only `minDuration` counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub steps: Vec<RolloutStep>,

@@ -158,6 +158,7 @@ impl Rolled for RagIndex {
         let candidate = status.candidate.as_ref();
         state.candidate = candidate.filter(|one| one.phase != failed).and_then(|one| one.name.clone());
         state.rolled_back = candidate.filter(|one| one.phase == failed).and_then(|one| one.name.clone());
+        state.held = candidate.is_some_and(|one| one.held);
         state.handled.clone_from(&status.last_handled_rollout_request);
         state.serves = status.active.iter().map(|active| active.name.clone()).collect();
         let named = |one: &crate::api::rag_index::RejectedGeneration| Some((one.name.clone()?, one.reason.clone()));

@@ -2,8 +2,9 @@
 
 use crate::api::Evaluation;
 use crate::api::conditions::{find, is_true};
-use crate::api::evaluation::{Run, RunPhase, Verdict};
+use crate::api::evaluation::{Dependency, Run, RunPhase, Verdict};
 use crate::api::rollout::{ArmRevision, GateStatus, GateVerdict};
+use crate::evaluator::plan::INDEX;
 
 /// How a gate stands. `matches` tells whether a run is about the candidate.
 ///
@@ -54,6 +55,26 @@ pub fn gate(name: &str, evaluation: Option<&Evaluation>, matches: impl Fn(&Run) 
         }
         _ => status(Some(run), GateVerdict::Pending, format!("Evaluation `{name}` is running")),
     }
+}
+
+/// How a gate of a model's revision or an index's generation stands: asked itself, or through a flow that uses it.
+///
+/// Before the first one (`is_first`) a flow is not asked: it waits for the model or the index to serve, and both would wait for ever.
+pub fn gate_of_part(name: &str, evaluation: Option<&Evaluation>, part: &Dependency, is_first: bool) -> GateStatus {
+    let target = evaluation.map(|evaluation| &evaluation.spec.target);
+    if is_first && target.is_some_and(|target| target.prompt_flow_ref.is_some()) {
+        let message = format!("Evaluation `{name}` asks a flow, which waits for the first revision: not asked");
+        return GateStatus { evaluation: name.to_owned(), run: None, verdict: GateVerdict::Passed, message };
+    }
+    let reference = target.and_then(|target| match part.kind.as_str() {
+        INDEX => target.rag_index_ref.as_ref(),
+        _ => target.model_deployment_ref.as_ref(),
+    });
+    let is_target = reference.is_some_and(|reference| reference.name == part.name);
+    gate(name, evaluation, |run| {
+        let asked_itself = is_target && run.revisions.iter().any(|asked| asked.revision == part.revision);
+        asked_itself || run.dependencies.contains(part)
+    })
 }
 
 /// Whether a run judged these arms, as far as the evaluation evaluates their variants (none named: all).

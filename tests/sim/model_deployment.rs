@@ -283,14 +283,14 @@ const GATES: Scenario = Scenario {
             evaluation::judge(pod, if bad { "worse" } else { "" })
         });
         world.apply(WEIGHTS);
+        world.apply(QUALITY);
         world.apply(GUARDED);
     },
     steps: &[
         |world| {
-            assert_eq!(reason(world, "Ready"), "Holding", "{}", status(world));
+            assert_eq!(reason(world, "Ready"), "Gating", "{}", status(world));
             assert!(status(world)["traffic"].is_null());
             world.apply(CASES);
-            world.apply(QUALITY);
         },
         |world| {
             assert_ready(world);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::apiserver::session::FaultKind;
 use crate::cluster::containers::Run;
 use crate::cluster::{holds, text};
+use crate::evaluation;
 use crate::scenario::{self, Scenario};
 use crate::world::World;
 
@@ -137,7 +138,74 @@ const HEAL: Scenario = Scenario {
     ],
 };
 
-const ALL: [&Scenario; 2] = [&LIFE, &HEAL];
+const CASES: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: cases}
+data: {cases.jsonl: '{\"id\": \"1\", \"question\": \"What?\", \"expected\": \"That.\"}'}
+";
+
+const QUALITY: &str = "
+apiVersion: llmops.dev/v1alpha1
+kind: Evaluation
+metadata: {name: quality}
+spec:
+  target: {ragIndexRef: {name: handbook}}
+  dataset: {configMapRef: {name: cases, key: cases.jsonl}}
+  metrics: [{name: fact, type: Contains}]
+  gates: [{metric: fact, min: '0.5', bound: Mean}]
+";
+
+/// The first generation is judged before it serves; one of the wrong documents is stopped by the gate; a good one serves.
+const GATES: Scenario = Scenario {
+    name: "an index passes its gates",
+    setup: |world| {
+        let server = world.server.clone();
+        world.pods(move |pod, _, _| {
+            let docs =
+                server.get("ConfigMap", "default", "docs").map(|map| map["data"].to_string()).unwrap_or_default();
+            // Builds pass whatever the documents say; only who reads the answers sees that they are the wrong ones.
+            let candidate = server.get("RagIndex", "default", "handbook");
+            let candidate =
+                candidate.map(|index| text(&index, "/status/candidate/name").to_owned()).unwrap_or_default();
+            let plan = text(pod, "/spec/containers/0/env/0/value").to_owned();
+            let is_about_it = !candidate.is_empty() && plan.contains(&candidate);
+            let wrong = is_about_it && docs.contains("wrong");
+            build_any(pod, &docs).or_else(|| evaluation::judge(pod, if wrong { "worse" } else { "" }))
+        });
+        world.apply(DOCS);
+        world.apply(CASES);
+        world.apply(QUALITY);
+        world.apply(&format!("{INDEX}  gates: {{evaluations: [{{evaluationRef: {{name: quality}}}}]}}\n"));
+    },
+    steps: &[
+        |world| {
+            assert_ready(world);
+            assert!(holds(&index(world), "GatesPassed"));
+            world.apply(&DOCS.replace("All good.", "The wrong documents."));
+        },
+        |world| {
+            let index = index(world);
+            assert!(holds(&index, "Ready") && holds(&index, "Stalled"), "{}", index["status"]);
+            assert_eq!(index["status"]["rejectedGenerations"][0]["reason"], "EvaluationFailed", "{}", index["status"]);
+            assert_ne!(index["status"]["rejectedGenerations"][0]["name"], index["status"]["active"]["name"]);
+            assert_eq!(world.server.list("Deployment").len(), 1, "the candidate's server is gone");
+            world.apply(&DOCS.replace("All good.", "Better."));
+        },
+        |world| {
+            assert_ready(world);
+            assert_eq!(world.server.list("Deployment").len(), 1);
+        },
+    ],
+};
+
+/// A builder whose generation passes its golden questions.
+fn build_any(pod: &Value, documents: &str) -> Option<Run> {
+    let is_build = text(pod, "/metadata/labels/llmops.dev~1component") == "index-build";
+    is_build.then(|| build(pod, &documents.replace("bad", ""))).flatten()
+}
+
+const ALL: [&Scenario; 3] = [&LIFE, &HEAL, &GATES];
 
 #[test]
 fn comes_to_rest_and_stays_at_rest() {
@@ -151,6 +219,7 @@ fn comes_to_rest_and_stays_at_rest() {
 #[test]
 fn a_crash_after_any_write_changes_nothing() {
     scenario::with_each(&LIFE, 1, FaultKind::CrashAfter);
+    scenario::with_each(&GATES, 1, FaultKind::CrashAfter);
 }
 
 #[test]

@@ -86,6 +86,9 @@ pub struct CandidateGeneration {
     /// Number of the build Job for these inputs: a failed build is tried again with a new Job, later and later.
     #[serde(default = "super::one")]
     pub attempt: i32,
+    /// Whether a person holds it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub held: bool,
 }
 
 /// How far a candidate is.
@@ -93,8 +96,12 @@ pub struct CandidateGeneration {
 pub enum CandidatePhase {
     /// The Job builds and judges it.
     Building,
-    /// It passed, its retrieval pods start.
+    /// It passed its golden questions, its retrieval pods start.
     Starting,
+    /// Its retrieval pods are ready, and the Evaluations of `gates.evaluations` ask it; nobody else does.
+    Gating,
+    /// It passed everything, and a person must approve it.
+    AwaitingApproval,
     /// It did not pass, or could not be built.
     Failed,
 }
@@ -182,4 +189,9 @@ pub struct RejectedGeneration {
     pub reason: String,
     /// What happened and what helps.
     pub message: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -84,6 +84,8 @@ fn phase(phase: CandidatePhase) -> &'static str {
     match phase {
         CandidatePhase::Building => "is built and judged",
         CandidatePhase::Starting => "passed, its pods start",
+        CandidatePhase::Gating => "is asked by its Evaluations",
+        CandidatePhase::AwaitingApproval => "waits for approval",
         CandidatePhase::Failed => "failed",
     }
 }

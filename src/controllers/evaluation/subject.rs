@@ -13,6 +13,7 @@ use crate::api::evaluation::{Dependency, EvaluatedRevision, EvaluationSpec};
 use crate::api::flow_revision::FlowRevision;
 use crate::api::model_deployment::Task;
 use crate::api::prompt_flow::Input;
+use crate::api::rag_index::CandidatePhase;
 use crate::api::rollout::{GateRef, RolloutPhase, RolloutStatus};
 use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex, names};
 use crate::controllers::error::Error;
@@ -161,7 +162,10 @@ fn dependencies(
     }
     for name in indexes {
         let index = fetched.indexes.get(name);
-        let generation = index.and_then(active_of_index);
+        let generation = index.and_then(|index| {
+            let gates = index.spec.gates.as_ref().map(|gates| gates.evaluations.as_slice()).unwrap_or_default();
+            candidate_of_index(index).filter(|_| names_gate(gates, evaluation)).or(active_of_index(index))
+        });
         let generation = generation.ok_or_else(|| unserved(flow, Kind::RagIndex, name, index.is_some()))?;
         found.push(Dependency { kind: INDEX.into(), name: name.clone(), revision: generation.to_owned() });
     }
@@ -183,6 +187,14 @@ fn candidate_of_model(model: &ModelDeployment) -> Option<&str> {
     let rollout = model.status.as_ref()?.rollout.as_ref()?;
     let answers = is_under_way(rollout) && rollout.phase != RolloutPhase::Preparing;
     rollout.candidate.first().filter(|_| answers).map(|arm| arm.revision.as_str())
+}
+
+fn candidate_of_index(index: &RagIndex) -> Option<&str> {
+    let candidate = index.status.as_ref()?.candidate.as_ref()?;
+    match candidate.phase {
+        CandidatePhase::Gating | CandidatePhase::AwaitingApproval => candidate.name.as_deref(),
+        CandidatePhase::Building | CandidatePhase::Starting | CandidatePhase::Failed => None,
+    }
 }
 
 fn active_of_index(index: &RagIndex) -> Option<&str> {
@@ -216,7 +228,7 @@ fn model(fetched: &Fetched, name: &str) -> Result<Subject, Error> {
 fn index(fetched: &Fetched, name: &str) -> Result<Subject, Error> {
     let kind = Kind::RagIndex;
     let index = fetched.indexes.get(name).ok_or_else(|| not_found(kind, "ragIndexRef", name))?;
-    let generation = active_of_index(index).ok_or_else(|| {
+    let generation = candidate_of_index(index).or(active_of_index(index)).ok_or_else(|| {
         let message = format!("waiting for {kind} {name:?}: it has no generation that answers yet");
         Error::waiting(Reference::new(kind, name), reason::TARGET_NOT_READY, message)
     })?;
@@ -256,7 +268,7 @@ pub fn can_answer(subject: &Subject, fetched: &Fetched) -> Result<(), Error> {
     for name in used(INDEX).map(|used| &used.name).chain(own.1) {
         let Some(index) = fetched.indexes.get(name) else { continue };
         let conditions = index.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-        if !is_true(conditions, "Ready") {
+        if candidate_of_index(index).is_none() && !is_true(conditions, "Ready") {
             return Err(unanswering(Kind::RagIndex, name, conditions));
         }
     }

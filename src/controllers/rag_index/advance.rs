@@ -1,8 +1,9 @@
 //! Where an index goes from here, pure: the generation in use, the candidate, what was rejected, and what is due.
 //!
 //! Order: a candidate is recorded, then its Job is created; it passed, that is recorded, then its pods are; they are
-//! ready, the switch is recorded, then the Service follows; only after a grace do the old pods go. A crash between
-//! any two of these finds the record and goes on from there.
+//! ready, that is recorded while gates or a person (`gating`) stand before it; the switch is recorded, then the Service
+//! follows; only after a grace do the old pods go. A crash between any two of these finds the record and goes on from
+//! there.
 
 use std::time::Duration;
 
@@ -13,13 +14,16 @@ use kube::ResourceExt;
 
 use super::Fetched;
 use super::build::job_name;
+use super::gating;
 use super::job_outcome::{Failure, Outcome, outcome, trouble};
 use super::status::reason;
 use super::validate::{Inputs, Validated};
 use crate::api::rag_index::{
     ActiveGeneration, CandidateGeneration, CandidatePhase, RagIndexStatus, RejectedGeneration,
 };
+use crate::api::rollout::GateStatus;
 use crate::api::{RagIndex, names};
+use crate::controllers::events::Note;
 use crate::indexer::job::BuildReport;
 
 /// How long the pods of a replaced generation stay: the gateway's view is a moment behind, and queries are short.
@@ -44,6 +48,10 @@ pub struct Step {
     pub failure: Option<Failure>,
     /// What keeps the candidate from going on, in words; not a failure yet.
     pub trouble: Option<String>,
+    /// How the Evaluations before the candidate stand, once they ask it.
+    pub gates: Vec<GateStatus>,
+    /// What to tell people.
+    pub notes: Vec<Note>,
     /// A generation that began to serve in this step.
     pub promoted: Option<String>,
     /// When only time brings the next change.
@@ -66,8 +74,9 @@ pub fn advance(object: &RagIndex, fetched: &Fetched, validated: &Validated, now:
     if let Ok(inputs) = &validated.inputs {
         run.aim(inputs, forced);
     }
+    run.heed();
     // Each turn may lead to the next at once: a report is there, or the pods were ready before.
-    for _ in 0..4 {
+    for _ in 0..6 {
         let before = run.step.status.candidate.clone();
         run.candidate();
         if run.step.status.candidate == before {
@@ -78,11 +87,11 @@ pub fn advance(object: &RagIndex, fetched: &Fetched, validated: &Validated, now:
     run.step
 }
 
-struct Run<'a> {
-    object: &'a RagIndex,
-    fetched: &'a Fetched,
-    now: Timestamp,
-    step: Step,
+pub(super) struct Run<'a> {
+    pub(super) object: &'a RagIndex,
+    pub(super) fetched: &'a Fetched,
+    pub(super) now: Timestamp,
+    pub(super) step: Step,
 }
 
 impl Run<'_> {
@@ -155,6 +164,7 @@ impl Run<'_> {
         match candidate.phase {
             CandidatePhase::Building => self.building(candidate),
             CandidatePhase::Starting => self.starting(candidate),
+            CandidatePhase::Gating | CandidatePhase::AwaitingApproval => self.gating(candidate),
             CandidatePhase::Failed => self.failed(candidate),
         }
     }
@@ -187,22 +197,10 @@ impl Run<'_> {
         let status = &mut self.step.status;
         status.quality.clone_from(&report.quality);
         if !report.passed {
-            let rejected = RejectedGeneration {
-                inputs: candidate.inputs.clone(),
-                name: report.generation.clone(),
-                reason: report.reason.clone().unwrap_or_else(|| reason::BUILD_FAILED.to_owned()),
-                message: report.message.clone(),
-            };
-            status.rejected_generations.retain(|known| known.inputs != rejected.inputs);
-            status.rejected_generations.push(rejected);
-            let surplus = status.rejected_generations.len().saturating_sub(MAX_REJECTED);
-            status.rejected_generations.drain(..surplus);
-            status.candidate = Some(CandidateGeneration {
-                name: report.generation.clone(),
-                digest: report.digest.clone(),
-                phase: CandidatePhase::Failed,
-                ..candidate
-            });
+            let named =
+                CandidateGeneration { name: report.generation.clone(), digest: report.digest.clone(), ..candidate };
+            let why = report.reason.clone().unwrap_or_else(|| reason::BUILD_FAILED.to_owned());
+            self.reject(named, why, report.message.clone());
             return;
         }
         if let Some(active) = status.active.as_mut().filter(|active| report.generation.as_ref() == Some(&active.name)) {
@@ -225,28 +223,54 @@ impl Run<'_> {
             self.step.status.candidate = Some(building(&candidate.inputs, candidate.attempt.saturating_add(1)));
             return;
         };
-        let deployment = deployment_of(self.fetched, &name);
-        if deployment.is_some_and(|deployment| is_proven(deployment, self.object.spec.replicas)) {
-            let report = match self.outcome_of(&candidate) {
-                Some(Outcome::Reported(report)) => Some(report),
-                _ => None,
-            };
-            let status = &mut self.step.status;
-            status.active =
-                Some(ActiveGeneration { name: name.clone(), digest, inputs: candidate.inputs, since: Time(self.now) });
-            status.candidate = None;
-            match report {
-                Some(report) => self.describe(&report),
-                None => self.forget_description(),
+        if self.answers(&name) {
+            if gating::stand_before(&self.object.spec) {
+                self.step.status.candidate = Some(CandidateGeneration { phase: CandidatePhase::Gating, ..candidate });
+            } else {
+                self.promote(candidate, name, digest);
             }
-            self.step.promoted = Some(name);
             return;
         }
-        if deployment.is_some_and(is_stuck) {
+        if deployment_of(self.fetched, &name).is_some_and(is_stuck) {
             self.step.status.candidate = Some(CandidateGeneration { phase: CandidatePhase::Failed, ..candidate });
             return;
         }
         self.step.trouble = trouble_of(self.fetched, &name);
+    }
+
+    /// The candidate serves from now on.
+    pub(super) fn promote(&mut self, candidate: CandidateGeneration, name: String, digest: String) {
+        let report = match self.outcome_of(&candidate) {
+            Some(Outcome::Reported(report)) => Some(report),
+            _ => None,
+        };
+        let status = &mut self.step.status;
+        status.active =
+            Some(ActiveGeneration { name: name.clone(), digest, inputs: candidate.inputs, since: Time(self.now) });
+        status.candidate = None;
+        match report {
+            Some(report) => self.describe(&report),
+            None => self.forget_description(),
+        }
+        self.step.promoted = Some(name);
+    }
+
+    /// The candidate is remembered as one that does not pass; it is not built again from these inputs.
+    pub(super) fn reject(&mut self, candidate: CandidateGeneration, reason: String, message: String) {
+        let status = &mut self.step.status;
+        let rejected =
+            RejectedGeneration { inputs: candidate.inputs.clone(), name: candidate.name.clone(), reason, message };
+        status.rejected_generations.retain(|known| known.inputs != rejected.inputs);
+        status.rejected_generations.push(rejected);
+        let surplus = status.rejected_generations.len().saturating_sub(MAX_REJECTED);
+        status.rejected_generations.drain(..surplus);
+        status.candidate = Some(CandidateGeneration { phase: CandidatePhase::Failed, held: false, ..candidate });
+    }
+
+    /// Whether the retrieval pods of a generation are ready.
+    pub(super) fn answers(&self, generation: &str) -> bool {
+        let deployment = deployment_of(self.fetched, generation);
+        deployment.is_some_and(|deployment| is_proven(deployment, self.object.spec.replicas))
     }
 
     fn failed(&mut self, candidate: CandidateGeneration) {
@@ -332,6 +356,7 @@ fn building(inputs: &str, attempt: i32) -> CandidateGeneration {
         digest: None,
         phase: CandidatePhase::Building,
         attempt,
+        held: false,
     }
 }
 

@@ -1,8 +1,9 @@
 //! The RagIndex controller: a build Job for each content, proof against the golden set, retrieval pods for the
-//! generation in use. The old generation serves until the new one is proven to.
+//! generation in use. The old generation serves until the new one is proven to, has passed its gates and is approved.
 
 pub mod advance;
 pub mod build;
+mod gating;
 pub mod job_outcome;
 pub mod status;
 pub mod validate;
@@ -19,7 +20,7 @@ use self::validate::Validated;
 use super::error::Error;
 use super::kinds::{Kind, Reference};
 use super::pipeline::{Controller, Plan, Scope, Verdict, View};
-use crate::api::{ModelDeployment, RagIndex, names};
+use crate::api::{Evaluation, ModelDeployment, RagIndex, names};
 
 /// The RagIndex controller.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub struct Fetched {
     pub claims: BTreeSet<String>,
     /// The referenced embedding model, if it exists.
     pub model: Option<ModelDeployment>,
+    /// The Evaluations of `spec.gates.evaluations` that exist, by name.
+    pub evaluations: BTreeMap<String, Evaluation>,
     /// The claim of the store, if it exists.
     pub store: Option<PersistentVolumeClaim>,
     /// Build Jobs.
@@ -75,6 +78,7 @@ impl Controller for RagIndexes {
         maps.map(|name| Reference::new(Kind::ConfigMap, name))
             .chain(claims.map(|claim| Reference::new(Kind::PersistentVolumeClaim, &claim.claim_name)))
             .chain(model)
+            .chain(gating::names(spec).map(|name| Reference::new(Kind::Evaluation, name)))
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect()
@@ -98,6 +102,11 @@ impl Controller for RagIndexes {
                     }
                 }
                 Kind::ModelDeployment => fetched.model = scope.get(&name)?,
+                Kind::Evaluation => {
+                    if let Some(evaluation) = scope.get(&name)? {
+                        fetched.evaluations.insert(name, evaluation);
+                    }
+                }
                 kind => {
                     if scope.exists(kind, &name) {
                         fetched.claims.insert(name);

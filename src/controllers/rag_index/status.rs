@@ -7,7 +7,8 @@ use super::RagIndexes;
 use super::advance::{Step, is_proven, ready, trouble_of};
 use super::validate::{Blocked, Subject, Validated};
 use crate::api::conditions::{Observation, find, merge};
-use crate::api::rag_index::{CandidatePhase, RagIndexStatus};
+use crate::api::rag_index::{CandidatePhase, RagIndexStatus, RejectedGeneration};
+use crate::api::rollout::GateVerdict;
 use crate::api::{RagIndex, names};
 use crate::controllers::apply::Applied;
 use crate::controllers::error::Error;
@@ -43,6 +44,11 @@ pub mod reason {
     pub const BUILD_DEADLINE_EXCEEDED: &str = "BuildDeadlineExceeded";
     pub const BUILD_OUT_OF_MEMORY: &str = "BuildOutOfMemory";
     pub const SERVER_NOT_READY: &str = "ServerNotReady";
+    pub const GATING: &str = "Gating";
+    pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
+    pub const EVALUATION_FAILED: &str = "EvaluationFailed";
+    pub const ROLLED_BACK_BY_USER: &str = "RolledBackByUser";
+    pub const GATES_PASSED: &str = "GatesPassed";
 
     /// Reasons that a builder reports.
     const OF_REPORTS: [&str; 18] = [
@@ -68,13 +74,24 @@ pub mod reason {
 
     /// The reason of a report, if it is one of the closed list; else [`BUILD_FAILED`].
     pub fn of_report(reason: Option<&str>) -> &'static str {
-        let known = |reason: &str| OF_REPORTS.iter().copied().chain([MODEL_NOT_READY]).find(|known| *known == reason);
+        let others = [MODEL_NOT_READY, EVALUATION_FAILED, ROLLED_BACK_BY_USER];
+        let known = |reason: &str| OF_REPORTS.iter().copied().chain(others).find(|known| *known == reason);
         reason.and_then(known).unwrap_or(BUILD_FAILED)
     }
 }
 
-const CONDITIONS: [&str; 8] =
-    ["Ready", "Reconciling", "Stalled", "Accepted", "SourcesReady", "EmbedderCompatible", "Built", "QualityPassed"];
+const CONDITIONS: [&str; 9] = [
+    "Ready",
+    "Reconciling",
+    "Stalled",
+    "Accepted",
+    "SourcesReady",
+    "EmbedderCompatible",
+    "Built",
+    "QualityPassed",
+    GATES_PASSED,
+];
+const GATES_PASSED: &str = "GatesPassed";
 
 /// The status after a reconcile.
 pub fn verdict(view: &View<'_, RagIndexes>) -> Verdict<RagIndex> {
@@ -88,6 +105,7 @@ pub fn verdict(view: &View<'_, RagIndexes>) -> Verdict<RagIndex> {
             verdict.status = RagIndexStatus { conditions: view.previous.conditions.clone(), ..step.status.clone() };
             verdict.again = step.again;
             verdict.events.extend(events(view.previous, step));
+            verdict.events.extend(step.notes.iter().cloned());
             Situation { object, validated, step, applied, fetched }.observe()
         }
     };
@@ -101,7 +119,8 @@ pub fn verdict(view: &View<'_, RagIndexes>) -> Verdict<RagIndex> {
     status.observed_generation = Some(generation);
     let mut conditions = merge(&view.previous.conditions, &observed, generation, view.now);
     // What this reconcile did not look at stays as it was found.
-    for kind in CONDITIONS {
+    let has_gates = super::gating::names(&object.spec).next().is_some();
+    for kind in CONDITIONS.into_iter().filter(|kind| has_gates || *kind != GATES_PASSED) {
         if find(&conditions, kind).is_none() {
             conditions.extend(find(&view.previous.conditions, kind).cloned());
         }
@@ -134,6 +153,7 @@ impl Situation<'_> {
         observed.extend(self.references());
         observed.extend(self.built());
         observed.extend(self.quality());
+        observed.extend(self.gates());
         observed
     }
 
@@ -164,6 +184,17 @@ impl Situation<'_> {
             Some(CandidatePhase::Starting) => {
                 let name = self.step.status.candidate.as_ref()?.name.as_deref().unwrap_or_default();
                 Some((reason::STARTING, trouble(&format!("generation {name} passed, its retrieval pods start"))))
+            }
+            Some(CandidatePhase::Gating) => {
+                let name = self.step.status.candidate.as_ref()?.name.as_deref().unwrap_or_default();
+                Some((reason::GATING, trouble(&format!("Evaluations ask generation {name} before it serves"))))
+            }
+            Some(CandidatePhase::AwaitingApproval) => {
+                let name = self.step.status.candidate.as_ref()?.name.as_deref().unwrap_or_default();
+                let text = format!(
+                    "generation {name} waits for approval: set spec.generations.approve to it, or run `llmops promote`"
+                );
+                Some((reason::AWAITING_APPROVAL, trouble(&text)))
             }
             Some(CandidatePhase::Failed) | None => {
                 self.blocked().map(|blocked| (blocked.reason, blocked.message.clone()))
@@ -261,14 +292,46 @@ impl Situation<'_> {
         Some(Observation::no("Built", reason, message))
     }
 
+    fn rejected(&self) -> Option<&RejectedGeneration> {
+        let candidate = self.step.status.candidate.as_ref()?;
+        self.step.status.rejected_generations.iter().find(|rejected| rejected.inputs == candidate.inputs)
+    }
+
+    /// What the Evaluations say of the candidate.
+    fn gates(&self) -> Option<Observation> {
+        super::gating::names(&self.object.spec).next()?;
+        if let Some(rejected) = self.rejected().filter(|rejected| is_later(&rejected.reason)) {
+            let reason = reason::of_report(Some(&rejected.reason));
+            return Some(Observation::no(GATES_PASSED, reason, rejected.message.clone()));
+        }
+        let Some(candidate) = &self.step.status.candidate else {
+            // Not told from the step that promotes: a crash in it would leave what was said before.
+            let active = self.step.status.active.as_ref()?;
+            let message = format!("generation {} serves, and no candidate stands before the gates", active.name);
+            return Some(Observation::yes(GATES_PASSED, reason::GATES_PASSED, message));
+        };
+        let open = self.step.gates.iter().filter(|gate| gate.verdict != GateVerdict::Passed);
+        let open: Vec<&str> = open.map(|gate| gate.message.as_str()).collect();
+        Some(match candidate.phase {
+            CandidatePhase::Gating | CandidatePhase::AwaitingApproval if open.is_empty() => {
+                Observation::yes(GATES_PASSED, reason::GATES_PASSED, "the candidate passed every gate")
+            }
+            CandidatePhase::Gating | CandidatePhase::AwaitingApproval => {
+                Observation::unknown(GATES_PASSED, reason::GATING, open.join("; "))
+            }
+            CandidatePhase::Building | CandidatePhase::Starting | CandidatePhase::Failed => {
+                Observation::unknown(GATES_PASSED, reason::BUILDING, "the candidate is not asked yet")
+            }
+        })
+    }
+
     fn quality(&self) -> Option<Observation> {
         let status = &self.step.status;
         let gated = self.object.spec.gates.as_ref().is_some_and(|gates| !gates.metrics.is_empty());
         let candidate = status.candidate.as_ref();
-        let rejected = candidate.and_then(|candidate| {
-            status.rejected_generations.iter().find(|rejected| rejected.inputs == candidate.inputs)
-        });
-        if let Some(rejected) = rejected {
+        let rejected = self.rejected();
+        // What was rejected later had passed its golden questions.
+        if let Some(rejected) = rejected.filter(|rejected| !is_later(&rejected.reason)) {
             let reason = reason::of_report(Some(&rejected.reason));
             return Some(Observation::no("QualityPassed", reason, rejected.message.clone()));
         }
@@ -293,6 +356,11 @@ impl Situation<'_> {
             _ => Some(Observation::yes("QualityPassed", reason::PASSED, results(status))),
         }
     }
+}
+
+/// Whether a generation was rejected after its golden questions.
+fn is_later(reason: &str) -> bool {
+    [reason::EVALUATION_FAILED, reason::ROLLED_BACK_BY_USER].contains(&reason)
 }
 
 /// The judged metrics in one line: `recall@10 0.9512 (41 questions)`.

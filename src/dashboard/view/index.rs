@@ -71,7 +71,7 @@ pub fn index_state(index: &RagIndex) -> State {
     let failed = says_no(found, "QualityPassed")
         || status.and_then(|status| status.candidate.as_ref()).is_some_and(|on| on.phase == CandidatePhase::Failed);
     if told.badge.tone == Tone::Good && failed {
-        let why = status.and_then(|status| status.rejected_generations.first());
+        let why = status.and_then(|status| status.rejected_generations.last());
         return State {
             badge: Badge::new(Tone::Bad, "Candidate failed"),
             reason: why.map_or(told.reason, |why| why.reason.clone()),

@@ -52,6 +52,15 @@ fn an_index_is_searched_at_the_generation_that_serves() {
     };
     let plan = validate(&object, &fetched(docs(|_| {})), "http://gateway:8080").unwrap().plan;
     assert_eq!(plan.pin(&plan.revisions[0]), "index/docs=docs-0a1b");
+    let with_candidate = |phase: &str| {
+        docs(|index| index["status"]["candidate"] = json!({"inputs": "y", "name": "docs-2c3d", "phase": phase}))
+    };
+    for (phase, asked) in
+        [("Starting", "docs-0a1b"), ("Gating", "docs-2c3d"), ("AwaitingApproval", "docs-2c3d"), ("Failed", "docs-0a1b")]
+    {
+        let plan = validate(&object, &fetched(with_candidate(phase)), "http://gateway:8080").unwrap().plan;
+        assert_eq!(plan.revisions[0].revision, asked, "{phase}");
+    }
     let filtered = docs(|index| index["spec"]["retrieval"] = json!({"requireFilters": ["tenant"]}));
     assert_eq!(
         refusal(&object, &fetched(filtered)),
@@ -106,6 +115,15 @@ fn what_the_flow_uses_is_pinned_and_part_of_the_run() {
     let mut gated = fetched();
     gated.models.insert("tiny".into(), rolling_out(RolloutPhase::Gating));
     assert_eq!(plan(&gated).dependencies[0].revision, "eeeeeeeeee");
+    gated.indexes.insert(
+        "docs".into(),
+        docs(|index| {
+            index["spec"]["gates"] = json!({"evaluations": [{"evaluationRef": {"name": "quality"}}]});
+            index["status"]["candidate"] = json!({"inputs": "y", "name": "docs-2c3d", "phase": "Gating"});
+        }),
+    );
+    assert_eq!(plan(&gated).dependencies[1].revision, "docs-2c3d");
+    gated.indexes.insert("docs".into(), docs(|_| {}));
     let mut elsewhere = rolling_out(RolloutPhase::Gating);
     elsewhere.spec.rollout.gates[0].evaluation_ref.name = "other".into();
     gated.models.insert("tiny".into(), elsewhere);

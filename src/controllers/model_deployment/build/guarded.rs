@@ -8,13 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
-use crate::api::Evaluation;
+use crate::api::evaluation::Dependency;
 use crate::api::model_deployment::ModelRollout;
-use crate::api::rollout::{
-    ArmRevision, GateStatus, GateVerdict, RejectedRevision, RolloutPhase, RolloutStatus, RolloutStep,
-};
+use crate::api::rollout::{ArmRevision, GateStatus, RejectedRevision, RolloutPhase, RolloutStatus, RolloutStep};
 use crate::evaluator::plan::MODEL;
-use crate::rollout::{self, Decision, Observed, Readiness, Reading, gates::gate};
+use crate::rollout::{self, Decision, Observed, Readiness, Reading, gates::gate_of_part};
 
 /// Value of the revision label that no pod has: the Service selects nobody until a revision may serve.
 const NOBODY: &str = "unreleased";
@@ -187,15 +185,9 @@ impl Engine<'_> {
 
     fn gates(&self, desired: &[ArmRevision], is_first: bool) -> Vec<GateStatus> {
         let Some(arm) = desired.first() else { return Vec::new() };
-        let gates = &self.object.spec.rollout.gates;
-        let verdict = |name: &String| {
-            let evaluation = self.fetched.evaluations.get(name);
-            if is_first && evaluation.is_some_and(|evaluation| evaluation.spec.target.prompt_flow_ref.is_some()) {
-                return waived(name);
-            }
-            gate(name, evaluation, |run| judges(evaluation, run, arm))
-        };
-        gates.iter().map(|gate| verdict(&gate.evaluation_ref.name)).collect()
+        let part = Dependency { kind: MODEL.to_owned(), name: arm.variant.clone(), revision: arm.revision.clone() };
+        let names = self.object.spec.rollout.gates.iter().map(|gate| &gate.evaluation_ref.name);
+        names.map(|name| gate_of_part(name, self.fetched.evaluations.get(name), &part, is_first)).collect()
     }
 
     /// Deployments of revisions that serve nobody any more and are not on their way.
@@ -220,26 +212,4 @@ impl Engine<'_> {
         let passed = Duration::try_from(self.now.duration_since(moved.0)).unwrap_or_default();
         SHIFT_GRACE.saturating_sub(passed)
     }
-}
-
-/// The first revision of a model cannot be asked through a flow: that waits for the model itself.
-fn waived(name: &str) -> GateStatus {
-    GateStatus {
-        evaluation: name.to_owned(),
-        run: None,
-        verdict: GateVerdict::Passed,
-        message: format!("Evaluation `{name}` asks a flow, which waits for the first revision: not asked"),
-    }
-}
-
-/// Whether a run is about a revision of a model: asked itself, or through a flow.
-fn judges(evaluation: Option<&Evaluation>, run: &crate::api::evaluation::Run, arm: &ArmRevision) -> bool {
-    let target = evaluation.and_then(|evaluation| evaluation.spec.target.model_deployment_ref.as_ref());
-    let asked_itself = target.is_some_and(|target| target.name == arm.variant)
-        && run.revisions.iter().any(|asked| asked.revision == arm.revision);
-    let used = run
-        .dependencies
-        .iter()
-        .any(|used| used.kind == MODEL && used.name == arm.variant && used.revision == arm.revision);
-    asked_itself || used
 }

@@ -18,7 +18,7 @@ use super::Fetched;
 use super::advance::{Step, advance, generation_of, may_retire};
 use super::job_outcome::{Outcome, outcome};
 use super::validate::Validated;
-use crate::api::rag_index::{AccessMode, CandidatePhase, RagIndexStatus};
+use crate::api::rag_index::{AccessMode, CandidateGeneration, CandidatePhase, RagIndexStatus};
 use crate::api::revision::short;
 use crate::api::{RagIndex, names};
 use crate::controllers::apply::{Desired, Removal};
@@ -59,7 +59,7 @@ pub fn plan(
     let mut job = None;
     if let Some(candidate) = &step.status.candidate {
         match candidate.phase {
-            CandidatePhase::Starting => {
+            CandidatePhase::Starting | CandidatePhase::Gating | CandidatePhase::AwaitingApproval => {
                 let named = candidate.name.as_deref().zip(candidate.digest.as_deref());
                 generations.extend(named.filter(|new| !generations.iter().any(|known| known.0 == new.0)));
             }
@@ -99,6 +99,7 @@ fn needs_record(before: Option<&RagIndexStatus>, after: &RagIndexStatus) -> bool
     before.active != after.active
         || before.candidate != after.candidate
         || before.rejected_generations != after.rejected_generations
+        || before.last_handled_rollout_request != after.last_handled_rollout_request
 }
 
 fn removals(
@@ -117,7 +118,10 @@ fn removals(
         .iter()
         .max_by_key(|job| job.metadata.creation_timestamp.as_ref().map(|time| time.0))
         .map(ResourceExt::name_any);
-    let starting = step.status.candidate.as_ref().filter(|candidate| candidate.phase == CandidatePhase::Starting);
+    let waits = |candidate: &&CandidateGeneration| {
+        matches!(candidate.phase, CandidatePhase::Starting | CandidatePhase::Gating | CandidatePhase::AwaitingApproval)
+    };
+    let starting = step.status.candidate.as_ref().filter(waits);
     let keep = job
         .map(str::to_owned)
         .or_else(|| starting.map(|candidate| job_name(name, &candidate.inputs, candidate.attempt)))

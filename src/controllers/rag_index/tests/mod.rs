@@ -1,3 +1,4 @@
+mod gating;
 mod world;
 
 use std::collections::BTreeMap;

@@ -16,6 +16,9 @@ use crate::controllers::pipeline::{Controller, Stage, View};
 pub(super) struct World {
     pub(super) spec: Value,
     pub(super) requested: Option<String>,
+    /// What a person asks for by `llmops promote` and the like.
+    pub(super) asked: Option<String>,
+    pub(super) evaluations: BTreeMap<String, Value>,
     pub(super) status: Option<RagIndexStatus>,
     pub(super) generation: i64,
     pub(super) config_maps: BTreeMap<String, BTreeMap<String, String>>,
@@ -42,6 +45,8 @@ impl World {
                 },
             }),
             requested: None,
+            asked: None,
+            evaluations: BTreeMap::new(),
             status: None,
             generation: 1,
             config_maps: BTreeMap::from([("docs".to_owned(), docs), ("golden".to_owned(), golden)]),
@@ -56,7 +61,10 @@ impl World {
     }
 
     pub(super) fn object(&self) -> RagIndex {
-        let annotations = self.requested.as_ref().map(|value| json!({names::ANNOTATION_RECONCILE: value}));
+        let annotations =
+            [(names::ANNOTATION_RECONCILE, self.requested.as_ref()), (names::ANNOTATION_ROLLOUT, self.asked.as_ref())];
+        let annotations: BTreeMap<&str, &String> =
+            annotations.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         serde_json::from_value(json!({
             "apiVersion": "llmops.dev/v1alpha1", "kind": "RagIndex",
             "metadata": {"name": "handbook", "namespace": "team-a", "uid": "u", "generation": self.generation, "annotations": annotations},
@@ -77,6 +85,11 @@ impl World {
             config_maps: self.config_maps.iter().map(|(name, data)| (name.clone(), config_map(data))).collect(),
             claims: BTreeSet::from(["files".to_owned()]),
             model: self.model.clone().map(|model| serde_json::from_value(model).unwrap()),
+            evaluations: self
+                .evaluations
+                .iter()
+                .map(|(name, value)| (name.clone(), serde_json::from_value(value.clone()).unwrap()))
+                .collect(),
             store: self.of(Kind::PersistentVolumeClaim).pop(),
             jobs: self.of(Kind::Job),
             pods: self.pods.iter().map(|pod| serde_json::from_value(pod.clone()).unwrap()).collect(),
