@@ -9,6 +9,7 @@ mod audit;
 mod cases;
 mod cluster;
 mod gateway;
+mod readers;
 mod samples;
 mod wait;
 

@@ -137,7 +137,10 @@ pub struct ModelServer {
 
 impl ModelServer {
     pub fn start(cluster: &Cluster) -> Result<Self> {
-        let bytes = std::fs::read(required("LLMOPS_MODEL_GGUF")?)?;
+        Self::serve(cluster, std::fs::read(required("LLMOPS_MODEL_GGUF")?)?)
+    }
+
+    pub fn serve(cluster: &Cluster, bytes: Vec<u8>) -> Result<Self> {
         let sha256 = hex::encode(Sha256::digest(&bytes));
         cluster.run(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

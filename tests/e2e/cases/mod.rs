@@ -3,6 +3,7 @@
 mod faults;
 mod mistakes;
 mod quiet;
+mod rollouts;
 mod serving;
 mod swaps;
 
@@ -37,6 +38,12 @@ cases![
     mistakes::a_broken_line_of_a_dataset_is_named,
     swaps::a_changed_model_spec_loses_no_request,
     swaps::a_new_generation_swaps_under_load_without_a_failed_query,
+    rollouts::the_first_revision_serves_after_its_gate,
+    rollouts::a_worse_prompt_is_caught_by_its_gate,
+    rollouts::a_prompt_with_worse_feedback_is_rolled_back_in_its_ramp,
+    rollouts::a_better_prompt_is_promoted,
+    rollouts::a_bad_model_file_is_stopped_by_its_gate,
+    rollouts::an_index_of_the_wrong_documents_is_stopped_by_its_gate,
     faults::a_killed_engine_heals_and_loses_no_accepted_request,
     faults::the_gateway_serves_while_the_api_server_is_down,
     quiet::no_spec_was_ever_written_by_us,
