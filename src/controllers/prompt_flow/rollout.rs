@@ -9,10 +9,12 @@ use super::compile::Compiled;
 use super::split;
 use super::{Fetched, Measured, Valid};
 use crate::api::prompt_flow::{FlowSwitch, FlowTraffic, PromptFlowSpec};
-use crate::api::rollout::{ArmRevision, ExperimentStatus, GateStatus, GateVerdict, RejectedRevision, RolloutStatus};
+use crate::api::rollout::{
+    ArmRevision, ExperimentStatus, GateStatus, GateVerdict, MetricKind, RejectedRevision, RolloutStatus,
+};
 use crate::api::{PromptFlow, PromptFlowStatus, names};
 use crate::controllers::events::Note;
-use crate::experiment::measurements::{Measurements, stratum};
+use crate::experiment::measurements::{ArmMeasurements, Measurements, stratum};
 use crate::experiment::{self, SampleRatio};
 use crate::rollout::{
     self, Decision, Evidence, Observed, Plan, Readiness, Reading, gates, is_under_way, needs_reading, table,
@@ -259,6 +261,8 @@ fn ramp(
     };
     let (control, treatment) = table::compared(stable, &state.candidate);
     let read = experiment::read(&plan, measured, "candidate", &control, &treatment);
+    let shadow = || shadow_harm(&plan, measured, &control, &treatment);
+    let harm = read.harm.as_ref().map(|harm| harm.message.clone());
     let evidence = Evidence {
         units: units_now(measured, traffic, &treatment),
         shadow_requests: measured
@@ -269,7 +273,7 @@ fn ramp(
             .sum(),
         invalid: read.ratio.broken.then(|| read.ratio.message.clone()),
         goal: read.goal,
-        harm: read.harm.as_ref().map(|harm| harm.message.clone()),
+        harm: if rollout::shadows(state) { shadow() } else { harm },
         undecided: read
             .comparisons
             .first()
@@ -281,6 +285,29 @@ fn ramp(
         (status, read.ratio)
     });
     (Reading::Taken(evidence), shown)
+}
+
+/// Harm that the copies show: they fail where the same users' own requests do not. Nobody rates what nobody sees, and the
+/// time of a copy is not that of a request, so only the error rate is compared. Each side's share is that of its units:
+/// the routing table says nothing about copies.
+fn shadow_harm(
+    plan: &experiment::Plan,
+    measured: &Measurements,
+    control: &[ArmRevision],
+    treatment: &[ArmRevision],
+) -> Option<String> {
+    let errors = plan.guardrails.iter().filter(|guardrail| guardrail.metric.kind == MetricKind::ErrorRate);
+    let plan = experiment::Plan { goal: None, guardrails: errors.cloned().collect(), ..plan.clone() };
+    let side =
+        |arm: &&ArmMeasurements| holds(if arm.shadow { treatment } else { control }, &arm.variant, &arm.revision);
+    let arms = measured.arms.iter().filter(side).map(|arm| ArmMeasurements {
+        stratum: "shadow".to_owned(),
+        weight: i32::try_from(arm.units).unwrap_or(i32::MAX),
+        shadow: false,
+        ..arm.clone()
+    });
+    let together = Measurements { arms: arms.collect() };
+    experiment::read(&plan, &together, "shadow", control, treatment).harm.map(|harm| harm.message)
 }
 
 /// Units that met the treatment under the table that holds now: those of the present step.

@@ -291,6 +291,38 @@ fn worse_feedback_rolls_back_at_once() {
 }
 
 #[test]
+fn shadow_answers_enough_copies_or_shows_harm() {
+    for (failures, expected) in [(0.0, RolloutPhase::Progressing), (0.6, RolloutPhase::RolledBack)] {
+        let mut spec = staged("one {{ inputs.question }} {{ nodes.search.chunks | length }}");
+        spec["rollout"]["shadow"] = json!({"percent": 20, "minRequests": 50});
+        let mut story = Story::new(spec.clone());
+        story.verdict("Passed");
+        let old = story.after(0).traffic.clone();
+        spec["nodes"][1]["llm"]["messages"][1]["content"] =
+            json!("two {{ inputs.question }} {{ nodes.search.chunks | length }}");
+        story.commit(spec);
+        story.verdict("Passed");
+        story.after(10);
+        assert_eq!(story.place(), format!("Progressing/Shadowing control 100% {}", old[0].revision));
+        assert_eq!(story.again, Some(rollout::POLL));
+        story.measure(400, 0.7, 0.7);
+        let new = story.asked();
+        if let Measured::Taken(measured) = &mut story.fetched.measured {
+            let mut copies = measured.arms[0].clone();
+            (copies.stratum, copies.revision, copies.shadow) = ("shadow".into(), new, true);
+            (copies.units, copies.requests) = (60, 60);
+            let m2 = failures * (1.0 - failures) * 60.0;
+            copies.metrics =
+                vec![MetricMeasurement { metric: MetricKind::ErrorRate, event: None, units: 60, mean: failures, m2 }];
+            measured.arms.push(copies);
+        }
+        let status = story.after(10);
+        assert_eq!(status.rollout.as_ref().unwrap().phase, expected, "{status:?}");
+        assert_eq!(status.traffic[0].revision, old[0].revision);
+    }
+}
+
+#[test]
 fn a_gateway_that_does_not_answer_takes_no_step() {
     let (mut story, ..) = in_ramp();
     story.fetched.measured = Measured::Failed("the gateway does not answer".into());
