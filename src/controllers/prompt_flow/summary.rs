@@ -74,11 +74,56 @@ fn comparison(metric: &ComparisonStatus) -> String {
         let value = value.as_ref().and_then(Decimal::value).map(|value| value * scale);
         value.map_or_else(|| "?".to_owned(), |value| format!("{value:+.digits$}"))
     };
-    let verdict = format!("{:?}", metric.verdict).to_lowercase();
-    let name = metric.name.to_lowercase();
+    let verdict = plain(&format!("{:?}", metric.verdict));
+    let name = plain(&metric.name);
     if metric.difference.is_none() {
         return format!("{name} {verdict}");
     }
     let (difference, lower, upper) = (number(&metric.difference), number(&metric.lower), number(&metric.upper));
     format!("{name} {difference} [{lower}, {upper}] {verdict}")
+}
+
+/// `ErrorRate` as `error rate`.
+fn plain(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && text.chars().last().is_some_and(char::is_alphanumeric) {
+            text.push(' ');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::rollout::ExperimentVerdict;
+
+    #[test]
+    fn shares_are_points_and_everything_else_is_as_measured() {
+        let decimal = |text: &str| Some(Decimal::from(text));
+        let metric = |name: &str, values: [&str; 3], verdict| ComparisonStatus {
+            name: name.into(),
+            goal: true,
+            arm: "candidate".into(),
+            control: None,
+            treatment: None,
+            difference: decimal(values[0]),
+            lower: decimal(values[1]),
+            upper: decimal(values[2]),
+            control_units: 1,
+            treatment_units: 1,
+            verdict,
+            message: String::new(),
+        };
+        let thumbs = metric("Thumbs", ["0.031", "-0.004", "0.066"], ExperimentVerdict::Inconclusive);
+        assert_eq!(comparison(&thumbs), "thumbs +3.1 [-0.4, +6.6] inconclusive");
+        let errors = metric("ErrorRate", ["0.001", "-0.01", "0.02"], ExperimentVerdict::NotWorse);
+        assert_eq!(comparison(&errors), "error rate +0.1 [-1.0, +2.0] not worse");
+        let latency = metric("Latency", ["-0.25", "-0.5", "0.01"], ExperimentVerdict::Better);
+        assert_eq!(comparison(&latency), "latency -0.250 [-0.500, +0.010] better");
+        let event = metric("Event/bought", ["0.1", "0", "0.2"], ExperimentVerdict::Worse);
+        assert_eq!(comparison(&event), "event/bought +10.0 [+0.0, +20.0] worse");
+    }
 }
