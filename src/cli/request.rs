@@ -341,7 +341,7 @@ mod tests {
         let error = revision(&state, Verb::Rollback, None).unwrap_err().to_string();
         assert_eq!(
             error,
-            "nothing to roll back: no rollout is under way (status has no candidate); rejected are 81be02aa11 (RolledBack), which \
+            "nothing to roll back: no rollout is under way (status has no candidate); rejected are 81be02aa11 (MetricRegression), which \
              `llmops promote --revision REVISION` tries again"
         );
         let error = revision(&state, Verb::Hold, Some(NEW)).unwrap_err().to_string();

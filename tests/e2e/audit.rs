@@ -16,11 +16,13 @@ pub struct Request {
     pub namespace: String,
     pub name: String,
     pub code: i64,
+    /// What was written, for our own kinds; null for all others.
+    pub body: Value,
 }
 
 impl std::fmt::Display for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { user, verb, group, resource, subresource, namespace, name, code } = self;
+        let Self { user, verb, group, resource, subresource, namespace, name, code, .. } = self;
         write!(f, "{user} {verb} {group}/{resource}/{subresource} {namespace}/{name}: {code}")
     }
 }
@@ -67,10 +69,11 @@ pub fn since(log: &Path, mark: u64) -> Result<Vec<Request>> {
                 namespace: text(&object["namespace"]),
                 name: text(&object["name"]),
                 code: event["responseStatus"]["code"].as_i64().unwrap_or_default(),
+                body: event["requestObject"].clone(),
             }
         })
         .collect())
 }
 
-/// Our ServiceAccounts start with this.
+/// ServiceAccounts of the operator start with this.
 pub const OUR_USERS: &str = "system:serviceaccount:llmops-system:";

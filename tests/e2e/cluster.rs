@@ -84,23 +84,27 @@ impl Cluster {
             "--create-namespace",
             "--wait",
         ])?;
-        self.helm(&[
-            "upgrade",
-            "--install",
-            "llmops",
-            &chart("llmops"),
-            "--namespace",
-            SYSTEM,
-            "--wait",
-            "--timeout",
-            "120s",
-            "--set",
-            "image.repository=llmops",
-            "--set",
-            "image.tag=dev",
-        ])?;
+        self.upgrade(&[])?;
         self.kubectl(&["create", "namespace", NAMESPACE])?;
         Ok(())
+    }
+
+    /// Installs the chart, or upgrades it to these values, and waits until its pods are ready.
+    pub fn upgrade(&self, values: &[&str]) -> Result<()> {
+        let chart = repository().join("charts/llmops").display().to_string();
+        let mut arguments =
+            vec!["upgrade", "--install", "llmops", &chart, "--namespace", SYSTEM, "--wait", "--timeout", "120s"];
+        arguments.extend(["--set", "image.repository=llmops", "--set", "image.tag=dev"]);
+        for value in values {
+            arguments.extend(["--set", value]);
+        }
+        self.helm(&arguments)?;
+        Ok(())
+    }
+
+    /// The kubeconfig of the cluster's administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
     }
 
     /// Runs a future on the tests' runtime.

@@ -19,8 +19,8 @@ pub const INDEX: &str = "handbook";
 pub const FLOW: &str = "ask";
 pub const EVALUATION: &str = "ask-quality";
 
-/// Applies the quickstart's samples: what its script renders from `docs/` and `manifests/samples/quickstart/`.
-pub fn apply(cluster: &Cluster) -> Result<()> {
+/// The quickstart's samples: what its script renders from `docs/` and `manifests/samples/quickstart/`.
+pub fn rendered() -> Result<String> {
     let output = Command::new(repository().join("quickstart/render-samples"))
         .env("LLMOPS_MODEL_GGUF", required("LLMOPS_MODEL_GGUF")?)
         .stdin(Stdio::null())
@@ -29,7 +29,12 @@ pub fn apply(cluster: &Cluster) -> Result<()> {
     if !output.status.success() {
         bail!("quickstart/render-samples: {}", String::from_utf8_lossy(&output.stderr));
     }
-    cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &String::from_utf8(output.stdout)?)?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Applies the quickstart's samples.
+pub fn apply(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &rendered()?)?;
     Ok(())
 }
 
@@ -105,6 +110,29 @@ spec:
   - name: other
     weight: {rest}
     overrides: {{answer: {{llm: {{messages: [{{role: user, content: "Greet. {{{{ inputs.question }}}}"}}]}}}}}}
+"#
+    )
+}
+
+/// A flow of one call with one token, whose new revisions stay at a fifth of the units: the step asks for more units than
+/// there will ever be.
+pub fn ramped_flow(name: &str, prompt: &str) -> String {
+    format!(
+        r#"
+apiVersion: llmops.dev/v1alpha1
+kind: PromptFlow
+metadata: {{name: {name}}}
+spec:
+  models: {{writer: {{modelDeploymentRef: {{name: {MODEL}}}}}}}
+  inputs: {{question: {{type: String, maxLength: 200}}}}
+  nodes:
+  - name: answer
+    llm:
+      model: writer
+      messages: [{{role: user, content: "{prompt} {{{{ inputs.question }}}}"}}]
+      parameters: {{maxTokens: 1, temperature: "0"}}
+  output: "{{{{ nodes.answer.text }}}}"
+  rollout: {{steps: [{{weight: 20, minUnits: 1000000}}]}}
 "#
     )
 }

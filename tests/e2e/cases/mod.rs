@@ -1,6 +1,7 @@
 //! The tests, in the order in which they run: each leaves the cluster as it found it, the last ones break and remove.
 
 mod faults;
+mod gitops;
 mod mistakes;
 mod quiet;
 mod rollouts;
@@ -44,8 +45,11 @@ cases![
     rollouts::a_better_prompt_is_promoted,
     rollouts::a_bad_model_file_is_stopped_by_its_gate,
     rollouts::an_index_of_the_wrong_documents_is_stopped_by_its_gate,
+    gitops::git_and_the_cluster_stay_equal,
+    gitops::a_chart_upgrade_changes_nothing_in_mid_rollout,
+    gitops::people_act_on_a_rollout_and_git_stays_equal,
     faults::a_killed_engine_heals_and_loses_no_accepted_request,
     faults::the_gateway_serves_while_the_api_server_is_down,
-    quiet::no_spec_was_ever_written_by_us,
     faults::a_deleted_resource_takes_its_children_along,
+    gitops::nothing_of_users_was_ever_written_by_us,
 ];
