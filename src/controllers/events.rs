@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Objec
 
 use super::apply::Parent;
 use crate::api::conditions::find;
+use crate::api::revision::short;
 
 /// Reason of `Ready` while a rollout is under way. What serves goes on serving, and the rollout tells its own events.
 pub const REASON_ROLLOUT: &str = "RolloutInProgress";
@@ -38,7 +39,13 @@ impl Note {
         Event {
             metadata: ObjectMeta {
                 namespace: Some(parent.key.namespace.clone()),
-                name: Some(format!("{}.{:x}", parent.key.name, now.as_nanosecond())),
+                // Notes of one reconcile share their moment; what they say sets them apart.
+                name: Some(format!(
+                    "{}.{:x}.{}",
+                    parent.key.name,
+                    now.as_nanosecond(),
+                    short(&format!("{}\0{}", self.reason, self.message), 6)
+                )),
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(now)),
@@ -90,6 +97,20 @@ pub fn transitions(old: &[Condition], new: &[Condition], ordinary: &[&str]) -> V
 mod tests {
     use super::*;
     use crate::api::conditions::{Observation, merge};
+
+    #[test]
+    fn notes_of_one_moment_have_names_of_their_own() {
+        use crate::controllers::kinds::{Key, Kind};
+        let parent =
+            Parent { kind: Kind::PromptFlow, key: Key::new("n", "ask"), uid: "u".into(), manager: "llmops-promptflow" };
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        let name = |note: Note| note.event(&parent, at, "i").metadata.name.unwrap();
+        let one = name(Note::normal("RolledBack", "x"));
+        assert!(one.starts_with("ask."), "{one}");
+        assert_ne!(one, name(Note::normal("RolloutStarted", "x")));
+        assert_ne!(one, name(Note::normal("RolledBack", "y")));
+        assert_eq!(one, name(Note::normal("RolledBack", "x")));
+    }
 
     #[test]
     fn only_bad_news_and_recoveries_make_events() {

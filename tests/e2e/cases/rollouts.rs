@@ -97,7 +97,7 @@ fn refused(flow: &PromptFlow, stable: &str, reason: &str) -> Result<()> {
     let status = flow.status.as_ref().context("a status")?;
     ensure!(status.traffic.iter().all(|arm| arm.revision == stable), "{:?}", status.traffic);
     ensure!(status.traffic.iter().map(|arm| arm.weight).sum::<i32>() == 100, "{:?}", status.traffic);
-    let rejected = status.rejected_revisions.last().context("a rejected revision")?;
+    let rejected = status.rejected_revisions.first().context("a rejected revision")?;
     ensure!(rejected.reason == reason, "{rejected:?}");
     ensure!(conditions::is_true(&status.conditions, "Stalled"), "{:?}", status.conditions);
     Ok(())
@@ -138,7 +138,7 @@ pub fn a_prompt_with_worse_feedback_is_rolled_back_in_its_ramp(cluster: &Cluster
         readers.finish().await?;
         refused(&flow, &stable, "MetricRegression")?;
         let status = flow.status.context("a status")?;
-        let message = &status.rejected_revisions.last().context("a rejected revision")?.message;
+        let message = &status.rejected_revisions.first().context("a rejected revision")?.message;
         ensure!(message.contains("thumbs"), "the reason does not say what got worse: {message}");
         Ok(())
     })
