@@ -280,7 +280,8 @@ fn ramp(
             .filter(|first| first.goal)
             .map_or_else(String::new, |goal| goal.message.clone()),
     };
-    let shown = (state.weight > 0).then(|| {
+    // Before anybody met the table there is nothing to tell, and a status write less.
+    let shown = (state.weight > 0 && read.units > 0).then(|| {
         let status = experiment::status(std::slice::from_ref(&read), state.step, Some(Time(now)));
         (status, read.ratio)
     });
