@@ -290,7 +290,7 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<Dependency>,
     /// Whether spec, dataset, or what the target consists of is another one now: the verdict is about the past.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
     /// Digest of the dataset, `sha256:HEX`.
     pub dataset_digest: String,
@@ -388,10 +388,6 @@ pub struct MetricResult {
     pub passed: Option<bool>,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(value: &bool) -> bool {
-    !value
-}
 fn one() -> i32 {
     1
 }

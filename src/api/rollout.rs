@@ -174,7 +174,7 @@ pub struct RolloutStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<GateStatus>,
     /// Whether a person holds it.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
     /// What it does or waits for, in a sentence.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -240,7 +240,7 @@ pub struct ComparisonStatus {
     /// The metric: `FeedbackScore`, `Event/bought`, …
     pub name: String,
     /// Whether it is the goal; otherwise a guardrail.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub goal: bool,
     /// Variant, or `candidate` in a rollout, that is compared with the control.
     pub arm: String,
@@ -291,9 +291,4 @@ pub struct ExperimentStatus {
     /// When this was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Time>,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(value: &bool) -> bool {
-    !value
 }

@@ -87,7 +87,7 @@ pub struct CandidateGeneration {
     #[serde(default = "super::one")]
     pub attempt: i32,
     /// Whether a person holds it.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
 }
 
@@ -189,9 +189,4 @@ pub struct RejectedGeneration {
     pub reason: String,
     /// What happened and what helps.
     pub message: String,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(value: &bool) -> bool {
-    !value
 }
