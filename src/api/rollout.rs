@@ -224,6 +224,25 @@ pub enum Direction {
 }
 
 impl MetricKind {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::FeedbackScore, Self::Thumbs, Self::Event, Self::JudgeScore, Self::Latency, Self::Cost, Self::ErrorRate];
+
+    /// Whether it is a share: a unit has it or not, and differences are told in percentage points. A judge's score is none, although it lies
+    /// between 0 and 1: it grades each answer.
+    pub fn is_share(self) -> bool {
+        match self {
+            Self::Thumbs | Self::Event | Self::ErrorRate => true,
+            Self::FeedbackScore | Self::JudgeScore | Self::Latency | Self::Cost => false,
+        }
+    }
+
+    /// What a metric of a status is, by its name: `ErrorRate`, or `Event/bought` with the event's name.
+    pub fn named(name: &str) -> Option<(Self, Option<&str>)> {
+        let (kind, event) = name.split_once('/').map_or((name, None), |(kind, event)| (kind, Some(event)));
+        Self::ALL.into_iter().find(|known| format!("{known:?}") == kind).map(|kind| (kind, event))
+    }
+
     /// Which way is better, unless the spec says otherwise.
     pub fn direction(self) -> Direction {
         match self {
@@ -291,4 +310,23 @@ pub struct ExperimentStatus {
     /// When this was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Time>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_known_by_its_name() {
+        for kind in MetricKind::ALL {
+            assert_eq!(MetricKind::named(&format!("{kind:?}")), Some((kind, None)));
+        }
+        assert_eq!(MetricKind::named("Event/ThumbsUp"), Some((MetricKind::Event, Some("ThumbsUp"))));
+        assert_eq!(MetricKind::named("ThumbsUp"), None);
+        assert_eq!(
+            MetricKind::ALL.map(MetricKind::is_share),
+            [false, true, true, false, false, false, true],
+            "a judge's score is told as it is, not in points"
+        );
+    }
 }

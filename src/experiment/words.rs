@@ -122,49 +122,31 @@ fn end(finding: &Finding<'_>) -> String {
 fn amount(kind: MetricKind, value: f64) -> String {
     let value = value.abs();
     match kind {
-        MetricKind::Thumbs | MetricKind::Event | MetricKind::ErrorRate => format!("{:.1}", 100.0 * value),
-        MetricKind::FeedbackScore | MetricKind::JudgeScore => format!("{value:.3}"),
+        share if share.is_share() => format!("{:.1}", 100.0 * value),
         MetricKind::Latency => format!("{value:.2}"),
         MetricKind::Cost => {
             let text = format!("{value:.7}");
             text.trim_end_matches('0').trim_end_matches('.').to_owned()
         }
+        _ => format!("{value:.3}"),
     }
 }
 
 fn unit(kind: MetricKind) -> &'static str {
     match kind {
-        MetricKind::Thumbs | MetricKind::Event | MetricKind::ErrorRate => " points",
+        share if share.is_share() => " points",
         MetricKind::Latency => " s",
-        MetricKind::FeedbackScore | MetricKind::JudgeScore | MetricKind::Cost => "",
+        _ => "",
     }
 }
 
 fn word(kind: MetricKind, value: f64) -> &'static str {
-    let more = value > 0.0;
-    match kind {
-        MetricKind::Thumbs | MetricKind::Event | MetricKind::ErrorRate => {
-            if more {
-                "more"
-            } else {
-                "fewer"
-            }
-        }
-        MetricKind::FeedbackScore | MetricKind::JudgeScore | MetricKind::Cost => {
-            if more {
-                "higher"
-            } else {
-                "lower"
-            }
-        }
-        MetricKind::Latency => {
-            if more {
-                "slower"
-            } else {
-                "faster"
-            }
-        }
-    }
+    let (more, fewer) = match kind {
+        share if share.is_share() => ("more", "fewer"),
+        MetricKind::Latency => ("slower", "faster"),
+        _ => ("higher", "lower"),
+    };
+    if value > 0.0 { more } else { fewer }
 }
 
 fn plain(kind: MetricKind) -> &'static str {

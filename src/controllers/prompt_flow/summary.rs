@@ -3,7 +3,7 @@
 use super::rollout::Outcome;
 use crate::api::PromptFlow;
 use crate::api::quantity::Decimal;
-use crate::api::rollout::{ComparisonStatus, GateStatus, GateVerdict, RolloutPhase, RolloutStatus};
+use crate::api::rollout::{ComparisonStatus, GateStatus, GateVerdict, MetricKind, RolloutPhase, RolloutStatus};
 use crate::rollout::{is_under_way, reason};
 
 /// Longest reason that is shown, in characters.
@@ -68,14 +68,17 @@ fn short(text: &str) -> String {
 
 /// A metric: points for shares, seconds for latency, its own unit otherwise.
 fn comparison(metric: &ComparisonStatus) -> String {
-    let share = ["Thumbs", "Event", "JudgeScore", "ErrorRate"].iter().any(|name| metric.name.starts_with(name));
-    let (scale, digits) = if share { (100.0, 1) } else { (1.0, 3) };
+    let known = MetricKind::named(&metric.name);
+    let (scale, digits) = if known.is_some_and(|(kind, _)| kind.is_share()) { (100.0, 1) } else { (1.0, 3) };
     let number = |value: &Option<Decimal>| {
         let value = value.as_ref().and_then(Decimal::value).map(|value| value * scale);
         value.map_or_else(|| "?".to_owned(), |value| format!("{value:+.digits$}"))
     };
     let verdict = plain(&format!("{:?}", metric.verdict));
-    let name = plain(&metric.name);
+    let name = match known {
+        Some((kind, Some(event))) => format!("{}/{event}", plain(&format!("{kind:?}"))),
+        _ => plain(&metric.name),
+    };
     if metric.difference.is_none() {
         return format!("{name} {verdict}");
     }
@@ -123,6 +126,10 @@ mod tests {
         assert_eq!(comparison(&errors), "error rate +0.1 [-1.0, +2.0] not worse");
         let latency = metric("Latency", ["-0.25", "-0.5", "0.01"], ExperimentVerdict::Better);
         assert_eq!(comparison(&latency), "latency -0.250 [-0.500, +0.010] better");
+        let judged = metric("JudgeScore", ["0.012", "-0.03", "0.054"], ExperimentVerdict::Inconclusive);
+        assert_eq!(comparison(&judged), "judge score +0.012 [-0.030, +0.054] inconclusive");
+        let named = metric("Event/CopiedCode", ["0.1", "0", "0.2"], ExperimentVerdict::Better);
+        assert_eq!(comparison(&named), "event/CopiedCode +10.0 [+0.0, +20.0] better");
         let event = metric("Event/bought", ["0.1", "0", "0.2"], ExperimentVerdict::Worse);
         assert_eq!(comparison(&event), "event/bought +10.0 [+0.0, +20.0] worse");
     }

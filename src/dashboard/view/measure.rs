@@ -21,9 +21,8 @@ impl Measure {
     /// The measure of a metric as statuses name it: `ErrorRate`, `Event/bought`, …
     pub fn of(metric: &str) -> Self {
         use MetricKind::{Cost, ErrorRate, Event, FeedbackScore, JudgeScore, Latency, Thumbs};
-        let (head, event) = metric.split_once('/').unwrap_or((metric, ""));
-        let kinds = [FeedbackScore, Thumbs, Event, JudgeScore, Latency, Cost, ErrorRate];
-        let kind = kinds.into_iter().find(|kind| format!("{kind:?}") == head);
+        let known = MetricKind::named(metric);
+        let kind = known.map(|(kind, _)| kind);
         let share = |name: &str| Self {
             name: name.to_owned(),
             axis: "percentage points",
@@ -44,7 +43,7 @@ impl Measure {
         };
         match kind {
             Some(Thumbs) => share("Thumbs up"),
-            Some(Event) => share(&format!("Event “{event}”")),
+            Some(Event) => share(&format!("Event “{}”", known.and_then(|(_, event)| event).unwrap_or_default())),
             Some(ErrorRate) => share("Error rate"),
             Some(Latency) => plain("Latency", "seconds", " s", 2),
             Some(Cost) => plain("Cost", "cost of an answer", "", 4),
@@ -105,6 +104,10 @@ mod tests {
         assert_eq!(rate.better(None), Some(Direction::Decrease));
         let event = Measure::of("Event/bought");
         assert_eq!((event.name.as_str(), event.axis), ("Event “bought”", "percentage points"));
+        for kind in MetricKind::ALL {
+            let factor = if kind.is_share() { 100.0 } else { 1.0 };
+            assert_eq!(Measure::of(&format!("{kind:?}")).factor.to_bits(), f64::to_bits(factor), "{kind:?}");
+        }
         assert_eq!(Measure::of("Latency").value(1.5), "1.50 s");
         assert_eq!(Measure::of("Something").difference(2.0), "+2.0000");
     }
