@@ -5,7 +5,7 @@ use crate::api::quantity::Decimal;
 use crate::api::rollout::{Direction, MetricKind};
 
 /// Loss in the error rate that a ramp tolerates when its spec says nothing, as a share of requests.
-pub const IMPLICIT_ERROR_RATE: f64 = 0.05;
+pub const IMPLICIT_ERROR_RATE: f64 = 0.02;
 const ALPHA: f64 = 0.05;
 const MIN_UNITS: u64 = 100;
 
@@ -28,11 +28,6 @@ impl Metric {
             MetricKind::Thumbs | MetricKind::Event | MetricKind::JudgeScore | MetricKind::ErrorRate => Some((0.0, 1.0)),
             MetricKind::Latency | MetricKind::Cost => None,
         }
-    }
-
-    /// Whether it is a share: units have values between 0 and 1, most of them one or the other.
-    pub fn is_share(&self) -> bool {
-        matches!(self.kind, MetricKind::Thumbs | MetricKind::Event | MetricKind::ErrorRate)
     }
 
     /// Name in status and events: `Thumbs`, `Event/bought`.

@@ -20,9 +20,9 @@ pub const LEAST_APPROXIMATE: u64 = 50;
 ///
 /// A guardrail's harm in a share (error rate, thumbs, event) is called when both are refuted: "no loss at all" with the plan's alpha, and "a loss
 /// within what is tolerated" with this. So with no real loss a treatment is rolled back wrongly with probability at most alpha; with a loss
-/// exactly at the limit with probability at most 0.2 (some 0.04 in `make bench-experiments`, since Ville's inequality has slack). Asking for alpha in
-/// both would let a candidate that fails one request in five meet a third more users at the median, and more in bad runs.
-pub const LIKELY: f64 = 0.2;
+/// exactly at the limit with probability at most 0.1 (some 0.04 in `make bench-experiments`, since Ville's inequality has slack). Asking for alpha in
+/// both would let a candidate that fails one request in five meet more users.
+pub const LIKELY: f64 = 0.1;
 
 /// Harm beyond doubt: the treatment must go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Look<'_> {
         }
         let worse = if goal {
             enough && most < -compared.tolerated
-        } else if metric.is_share() {
+        } else if metric.kind.is_share() {
             // Large is bad from here on, and both ends are exact.
             let flipped: Vec<Cell> = if sign > 0.0 { found.iter().map(flip).collect() } else { found };
             let swapped: Vec<Cell> = flipped.iter().map(swap).collect();

@@ -86,9 +86,11 @@ fn harm_is_not_claimed_of_what_is_tolerated() {
     }
 }
 
+/// The bound on users who meet a candidate that fails: it must hold in every run, also in those that look mild by chance.
 #[test]
 fn a_candidate_that_fails_one_in_five_meets_few_units() {
-    let mut stopped: Vec<f64> = (0..RUNS)
+    const MANY: u64 = 2_000;
+    let mut stopped: Vec<f64> = (0..MANY)
         .map(|run| {
             let mut rng = fastrand::Rng::with_seed(run);
             let mut counts = [Count::default(); 2];
@@ -100,7 +102,8 @@ fn a_candidate_that_fails_one_in_five_meets_few_units() {
                 }
                 let cells = [Cell { share: 0.05, treatment: counts[1].sample(), control: counts[0].sample() }];
                 let harm = Harm::new(&cells, 0.05).exceeds(0.0)
-                    && Harm::new(&cells, crate::experiment::reading::LIKELY).exceeds(0.05);
+                    && Harm::new(&cells, crate::experiment::reading::LIKELY)
+                        .exceeds(crate::experiment::plan::IMPLICIT_ERROR_RATE);
                 if harm || counts[1].units >= 1000.0 {
                     return counts[1].units;
                 }
@@ -108,8 +111,8 @@ fn a_candidate_that_fails_one_in_five_meets_few_units() {
         })
         .collect();
     stopped.sort_by(f64::total_cmp);
-    let at = |q: f64| stopped[(q * RUNS as f64).ceil() as usize - 1];
-    assert!(at(0.5) <= 50.0 && at(0.99) <= 150.0, "median {}, 99 % {}, max {}", at(0.5), at(0.99), at(1.0));
+    let at = |q: f64| stopped[(q * MANY as f64).ceil() as usize - 1];
+    assert!(at(0.5) <= 30.0 && at(1.0) <= 150.0, "median {}, 99 % {}, max {}", at(0.5), at(0.99), at(1.0));
 }
 
 #[test]

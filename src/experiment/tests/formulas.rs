@@ -75,6 +75,20 @@ fn the_bet_has_no_expected_gain() {
     }
 }
 
+/// The control's rate is not known. With hundreds of its units that must cost next to nothing, or a failing candidate meets more users.
+#[test]
+fn not_knowing_a_rare_rate_costs_little() {
+    for (share, units) in [(0.05, 30.0), (0.05, 60.0), (0.05, 150.0)] {
+        let control = units * (1.0 - share) / share;
+        let cells = [Cell { share, treatment: share_sample(units, 0.12), control: share_sample(control, 0.005) }];
+        let (known, unknown) = (Harm::with_ceilings(&cells, vec![0.005], 0.05), Harm::new(&cells, 0.05));
+        for delta in [0.0, 0.02, 0.05] {
+            let lost = known.evidence(delta) - unknown.evidence(delta);
+            assert!((-1e-9..0.25).contains(&lost), "share {share}, {units} units, δ = {delta}: {lost}");
+        }
+    }
+}
+
 fn binomial(n: u32, p: f64) -> Vec<(u32, f64)> {
     let mut chance = (1.0 - p).powi(i32::try_from(n).unwrap());
     let step = |k: u32, chance: f64| chance * f64::from(n - k) / f64::from(k + 1) * p / (1.0 - p);

@@ -35,9 +35,9 @@ fn a_ramp_always_guards_the_error_rate() {
             .collect::<Vec<_>>()
     };
     let none = Plan::new(None, true, 1).unwrap();
-    assert_eq!((errors(&none), none.goal.is_some(), none.alpha, none.min_units), (vec![0.05], false, 0.05, 100));
+    assert_eq!((errors(&none), none.goal.is_some(), none.alpha, none.min_units), (vec![0.02], false, 0.05, 100));
     let added = Plan::new(Some(&experiment(vec![guardrail(MetricKind::Latency, "0.5")])), true, 1).unwrap();
-    assert_eq!((errors(&added), added.guardrails.len()), (vec![0.05], 2));
+    assert_eq!((errors(&added), added.guardrails.len()), (vec![0.02], 2));
     let own = Plan::new(Some(&experiment(vec![guardrail(MetricKind::ErrorRate, "0.01")])), true, 1).unwrap();
     assert_eq!((errors(&own), own.guardrails.len()), (vec![0.01], 1));
     assert_eq!(errors(&Plan::new(Some(&experiment(vec![])), false, 1).unwrap()), Vec::<f64>::new());

@@ -28,7 +28,7 @@ fn a_candidate_that_fails_often_is_harm_long_before_min_units() {
         "{}",
         harm.message
     );
-    assert!(harm.message.ends_with("; worse, by more than the 5.0 points tolerated"), "{}", harm.message);
+    assert!(harm.message.ends_with("; worse, by more than the 2.0 points tolerated"), "{}", harm.message);
     let reading = ramp(&plan, 5, (1140, &errors(1140, 5)), (60, &errors(60, 1)));
     assert_eq!((reading.harm, reading.comparisons[0].verdict), (None, Inconclusive));
 }
