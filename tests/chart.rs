@@ -274,7 +274,9 @@ fn people_may_what_their_role_is_for_and_no_more() {
                 );
             }
         }
-        for resource in ["promptflows/measurements", "promptflows/splits", "evaluations/reports"] {
+        for resource in
+            ["promptflows/measurements", "modeldeployments/measurements", "promptflows/splits", "evaluations/reports"]
+        {
             assert!(allows(&objects, role, "get", resource), "{role} must read {resource}");
         }
     }

@@ -25,6 +25,35 @@ pub trait Measure: Send + Sync + 'static {
         flow: &'a str,
         since: jiff::Timestamp,
     ) -> BoxFuture<'a, Result<Measurements, MeasureError>>;
+
+    /// Everything measured of a model's revisions while its requests were split between them, of units that came since a moment. A source
+    /// that measures flows alone knows of no unit.
+    fn measure_model<'a>(
+        &'a self,
+        _namespace: &'a str,
+        _name: &'a str,
+        _since: jiff::Timestamp,
+    ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
+        std::future::ready(Ok(Measurements::default())).boxed()
+    }
+}
+
+/// What users' requests have shown, as far as it is needed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Measured {
+    /// Nothing that is needed now.
+    #[default]
+    Nothing,
+    /// It could not be measured, and why.
+    Failed(String),
+    /// What was measured.
+    Taken(Measurements),
+}
+
+impl From<Result<Measurements, MeasureError>> for Measured {
+    fn from(found: Result<Measurements, MeasureError>) -> Self {
+        found.map_or_else(|error| Self::Failed(error.to_string()), Self::Taken)
+    }
 }
 
 /// Why there are no measurements.
@@ -62,7 +91,7 @@ pub enum MeasureError {
 fn help(status: u16) -> &'static str {
     match status {
         401 | 403 => {
-            "; the controller's ServiceAccount needs the verb `get` on `promptflows/measurements` and a token of the gateway's audience"
+            "; the controller's ServiceAccount needs the verb `get` on `promptflows/measurements` and `modeldeployments/measurements` and a token of the gateway's audience"
         }
         404 => "; controller and gateway must have the same version",
         _ => "",
@@ -94,8 +123,8 @@ impl GatewayMeasurements {
         Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token_file })
     }
 
-    async fn ask(&self, namespace: &str, flow: &str, since: jiff::Timestamp) -> Result<Measurements, MeasureError> {
-        let url = format!("{}/v1/measurements/{namespace}/{flow}?since={since:.0}", self.url);
+    async fn ask(&self, path: String, since: jiff::Timestamp) -> Result<Measurements, MeasureError> {
+        let url = format!("{}/v1/measurements/{path}?since={since:.0}", self.url);
         let mut request = self.client.get(&url);
         if let Some(path) = &self.token_file {
             let token = tokio::fs::read_to_string(path)
@@ -129,7 +158,16 @@ impl Measure for GatewayMeasurements {
         flow: &'a str,
         since: jiff::Timestamp,
     ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
-        self.ask(namespace, flow, since).boxed()
+        self.ask(format!("{namespace}/{flow}"), since).boxed()
+    }
+
+    fn measure_model<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        since: jiff::Timestamp,
+    ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
+        self.ask(format!("{namespace}/models/{name}"), since).boxed()
     }
 }
 
@@ -178,10 +216,20 @@ mod tests {
             assert_eq!(headers["authorization"], "Bearer secret");
             r#"{"arms":[{"stratum":"s","variant":"control","revision":"1","weight":100,"units":3,"requests":4,"metrics":[]}]}"#
         };
-        let url = serve(Router::new().route("/v1/measurements/{namespace}/{flow}", get(answer))).await;
+        let of_model = |path: Path<(String, String)>, headers: HeaderMap| async move {
+            assert_eq!((path.0.0.as_str(), path.0.1.as_str()), ("team-a", "writer"));
+            assert_eq!(headers["authorization"], "Bearer secret");
+            r#"{"arms":[{"stratum":"s","variant":"writer","revision":"1","weight":80,"units":3,"requests":4,"metrics":[]}]}"#
+        };
+        let app = Router::new()
+            .route("/v1/measurements/{namespace}/{flow}", get(answer))
+            .route("/v1/measurements/{namespace}/models/{name}", get(of_model));
+        let url = serve(app).await;
         let client = GatewayMeasurements::new(&url, Some(token.path().to_owned())).unwrap();
         let measured = client.measure("team-a", "faq", at()).await.unwrap();
         assert_eq!((measured.arms[0].units, measured.arms[0].shadow), (3, false));
+        let measured = client.measure_model("team-a", "writer", at()).await.unwrap();
+        assert_eq!(measured.arms[0].variant, "writer");
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ pub async fn search(
         name,
         unit: asked.id.clone(),
         background: false,
+        counts: pins.is_empty(),
     };
     let found = query_index(&gateway.upstream, &target, &request).await.map_err(|error| match &error {
         // What the index says of a wrong request, such as a missing filter, is for the client.

@@ -1,5 +1,5 @@
-//! `GET /v1/measurements/{namespace}/{flow}`: what was measured of the arms of a flow, by which the controller decides
-//! rollouts and experiments.
+//! `GET /v1/measurements/{namespace}/{flow}` and `GET /v1/measurements/{namespace}/models/{name}`: what was measured of the arms of a flow, or
+//! of a model in its ramp, by which the controller decides rollouts and experiments.
 
 use std::sync::Arc;
 
@@ -42,24 +42,39 @@ pub async fn read(
     found.map(Json)
 }
 
+/// Measurements of a model's revisions while its requests are split between them.
+///
+/// # Errors
+/// 400, 401, 403, or 500 when the database fails.
+pub async fn read_model(
+    State(gateway): State<Arc<Gateway>>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<Since>,
+    headers: HeaderMap,
+) -> Result<Json<Measurements>, ApiError> {
+    let asked = identify(&gateway, &headers).await?;
+    gateway.auth.authorize(&asked.principal, Action::ReadModelMeasurements, &namespace, Some(&name)).await?;
+    let since_ms = since_ms(query.since.as_deref())?;
+    let internal = |error| ApiError::internal(&error);
+    gateway.store.flush().await.map_err(internal)?;
+    gateway.store.model_measurements(&namespace, &name, since_ms).await.map(Json).map_err(internal)
+}
+
+fn since_ms(since: Option<&str>) -> Result<i64, ApiError> {
+    let Some(text) = since else { return Ok(i64::MIN) };
+    let time: jiff::Timestamp = text.parse().map_err(|error| {
+        ApiError::invalid("since", format!("since is no time of RFC 3339, such as 2026-11-24T12:00:00Z: {error}"))
+    })?;
+    Ok(time.as_millisecond())
+}
+
 async fn measure(
     gateway: &Gateway,
     namespace: String,
     flow: String,
     since: Option<&str>,
 ) -> Result<Measurements, ApiError> {
-    let since_ms = match since {
-        None => i64::MIN,
-        Some(text) => {
-            let time: jiff::Timestamp = text.parse().map_err(|error| {
-                ApiError::invalid(
-                    "since",
-                    format!("since is no time of RFC 3339, such as 2026-11-24T12:00:00Z: {error}"),
-                )
-            })?;
-            time.as_millisecond()
-        }
-    };
+    let since_ms = since_ms(since)?;
     // Requests that have ended count: without this, a verdict could miss the last ones.
     gateway.store.flush().await.map_err(|error| ApiError::internal(&error))?;
     let snapshot = gateway.routes.load();

@@ -15,7 +15,8 @@
 //! It never writes to an object. What users need, it asks the API server by SubjectAccessReview, in the group
 //! `llmops.dev`: `create` on `promptflows/invoke`, `promptflows/pin`, `modeldeployments/invoke`, `ragindexes/search` and
 //! `evaluations/reports`; `get` on `evaluations/reports`, `promptflows/interactions`, `promptflows/splits` and
-//! `promptflows/measurements`. The controller's ServiceAccount has the last one: it decides rollouts by it.
+//! `promptflows/measurements` and `modeldeployments/measurements`. The controller's ServiceAccount has the last two: it
+//! decides rollouts by them.
 //! The dashboard asks for `get` on each of the four kinds.
 
 pub mod auth;
@@ -134,13 +135,14 @@ async fn start(args: Args) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::default());
     let store = Store::open(&args.db, Arc::clone(&metrics))
         .map_err(|source| StartError::Store { path: args.db.clone(), source })?;
+    let store = Arc::new(store);
     let client = kube::Client::try_default().await?;
     let routes = Arc::new(Routes::default());
     let limits =
         Limits { per_endpoint: args.endpoint_concurrency, queue: args.queue_length, queue_timeout: args.queue_timeout };
     let gateway = Arc::new(Gateway {
         auth: Auth::new(Arc::clone(&routes), Tokens::new(Arc::new(KubernetesReviewer::new(client.clone())))),
-        upstream: Upstream::new(Arc::clone(&routes), limits, Arc::clone(&metrics))?,
+        upstream: Upstream::new(Arc::clone(&routes), limits, Arc::clone(&metrics), Arc::clone(&store))?,
         routes: Arc::clone(&routes),
         store,
         metrics: Arc::clone(&metrics),

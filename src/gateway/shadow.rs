@@ -166,6 +166,7 @@ async fn idle(gateway: &Gateway, program: &Program, subject: &Subject) {
             pin: None,
             unit: subject.unit.clone(),
             background: true,
+            counts: false,
         })
         .collect();
     let all_idle = async {

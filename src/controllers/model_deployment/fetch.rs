@@ -20,6 +20,7 @@ use crate::api::names;
 use crate::api::revision::short;
 use crate::controllers::error::Error;
 use crate::controllers::kinds::Kind;
+use crate::controllers::measure::Measured;
 use crate::controllers::pipeline::Scope;
 
 /// Port on which the download tells its progress.
@@ -76,6 +77,8 @@ pub struct Fetched {
     pub credentials: Credentials,
     /// The Evaluations that `spec.rollout.gates` names, by name.
     pub evaluations: BTreeMap<String, Evaluation>,
+    /// What users' requests have shown of the candidate, while it gets some.
+    pub measured: Measured,
     /// Whether the volume that the source names exists.
     pub volume_exists: bool,
     /// Progress of a running download, as last heard.
@@ -297,6 +300,7 @@ pub async fn fetch(outside: &Outside, scope: &Scope<'_>, object: &ModelDeploymen
         }
     };
     Ok(Fetched {
+        measured: Measured::Nothing,
         revisions: revision::read(&scope.children::<ControllerRevision>()?),
         deployments,
         pods,

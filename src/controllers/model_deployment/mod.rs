@@ -1,7 +1,8 @@
 //! ModelDeployment: a Deployment for each revision, a Service that selects the one that serves, and the order in which
 //! they replace each other.
 //!
-//! With gates, steps or an approval (`build/guarded.rs`) the machine of [`crate::rollout`] decides what serves.
+//! With gates, steps or an approval (`build/guarded.rs`) the machine of [`crate::rollout`] decides what serves, in a ramp by what the gateway has
+//! measured.
 //!
 //! `fetch → validate → build → apply → status`; only `fetch` does I/O. The engines' knowledge is in `engines/`.
 
@@ -17,10 +18,15 @@ pub mod validate;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
+
 use crate::api::ModelDeployment;
 use crate::controllers::Config;
 use crate::controllers::error::Error;
 use crate::controllers::kinds::{Kind, Reference};
+use crate::controllers::measure::Measure;
 use crate::controllers::pipeline::{Controller, Plan, Scope, Verdict, View};
 
 use build::Notes;
@@ -32,12 +38,14 @@ pub struct ModelDeployments {
     /// Image of this binary, for downloads.
     image: String,
     outside: Outside,
+    /// What users' requests have shown.
+    measure: Arc<dyn Measure>,
 }
 
 impl ModelDeployments {
     /// A controller with these settings.
     pub fn new(config: &Config) -> Self {
-        Self { image: config.image.clone(), outside: Outside::default() }
+        Self { image: config.image.clone(), outside: Outside::default(), measure: Arc::clone(&config.measure) }
     }
 }
 
@@ -68,7 +76,12 @@ impl Controller for ModelDeployments {
     }
 
     async fn fetch(&self, scope: &Scope<'_>, object: &ModelDeployment) -> Result<Fetched, Error> {
-        fetch::fetch(&self.outside, scope, object).await
+        let mut fetched = fetch::fetch(&self.outside, scope, object).await?;
+        if let Some(since) = build::guarded::measured_since(object) {
+            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+            fetched.measured = self.measure.measure_model(&namespace, &name, since).await.into();
+        }
+        Ok(fetched)
     }
 
     fn validate(&self, object: &ModelDeployment, fetched: &Fetched) -> Result<Validated, Error> {

@@ -35,6 +35,7 @@ pub(crate) const EXTERNAL: &str = "External";
 pub(crate) const ROLLING_OUT: &str = "RollingOut";
 pub(crate) const UP_TO_DATE: &str = "UpToDate";
 pub(crate) const EVALUATION_FAILED: &str = "EvaluationFailed";
+pub(crate) const METRIC_REGRESSION: &str = "MetricRegression";
 pub(crate) const ROLLED_BACK_BY_USER: &str = "RolledBackByUser";
 pub(crate) const GATING: &str = "Gating";
 pub(crate) const CANARY_PROGRESSING: &str = "CanaryProgressing";

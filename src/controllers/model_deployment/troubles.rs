@@ -110,6 +110,7 @@ pub fn known_reason(reason: &str) -> &'static str {
         reasons::MODEL_LOAD_FAILED,
         reasons::DOWNLOAD_FAILED,
         reasons::EVALUATION_FAILED,
+        reasons::METRIC_REGRESSION,
         reasons::ROLLED_BACK_BY_USER,
     ]
     .into_iter()

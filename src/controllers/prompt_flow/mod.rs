@@ -22,11 +22,10 @@ use self::compile::{Compiled, ConfigMaps, config_map_refs};
 use self::rollout::Outcome;
 use super::error::Error;
 use super::kinds::{Kind, Reference};
-use super::measure::Measure;
+use super::measure::{Measure, Measured};
 use super::pipeline::{Controller, Plan, Scope, Verdict, View};
 use crate::api::model_deployment::Task;
 use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex, conditions};
-use crate::experiment::measurements::Measurements;
 use crate::rollout::is_under_way;
 
 /// The PromptFlow controller.
@@ -43,18 +42,6 @@ impl PromptFlows {
     pub fn new(gateway_url: &str, measure: Arc<dyn Measure>) -> Self {
         Self { gateway_url: gateway_url.trim_end_matches('/').to_owned(), measure }
     }
-}
-
-/// What users' requests have shown of a flow.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub enum Measured {
-    /// Nothing that is needed now.
-    #[default]
-    Nothing,
-    /// It could not be measured, and why.
-    Failed(String),
-    /// What was measured.
-    Taken(Measurements),
 }
 
 /// A flow after its checks.
@@ -139,10 +126,7 @@ impl Controller for PromptFlows {
         }
         if let Some(since) = rollout::measured_since(object) {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            fetched.measured = match self.measure.measure(&namespace, &name, since).await {
-                Ok(measured) => Measured::Taken(measured),
-                Err(error) => Measured::Failed(error.to_string()),
-            };
+            fetched.measured = self.measure.measure(&namespace, &name, since).await.into();
         }
         Ok(fetched)
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::api::PromptFlowStatus;
 use crate::api::prompt_flow::FlowPhase;
 use crate::api::rollout::{ExperimentVerdict, MetricKind, RolloutPhase};
-use crate::experiment::measurements::{ArmMeasurements, MetricMeasurement, stratum};
+use crate::experiment::measurements::{ArmMeasurements, Measurements, MetricMeasurement, stratum};
 
 /// A flow of one variant with this prompt, rolled out by gates and steps.
 fn staged(prompt: &str) -> Value {

@@ -10,6 +10,7 @@ use crate::api::PromptFlowStatus;
 use crate::controllers::apply::Applied;
 use crate::controllers::measure::MeasureError;
 use crate::controllers::pipeline::Stage;
+use crate::experiment::measurements::Measurements;
 
 pub(super) fn flow(spec: Value, status: Option<&PromptFlowStatus>) -> PromptFlow {
     serde_json::from_value(json!({

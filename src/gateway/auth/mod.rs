@@ -38,6 +38,8 @@ pub enum Action {
     ReadSplit,
     /// Read what was measured of the arms of a split, which decides rollouts.
     ReadMeasurements,
+    /// The same of a model.
+    ReadModelMeasurements,
     /// Give feedback on an answer.
     GiveFeedback,
     /// See a flow.
@@ -63,6 +65,7 @@ impl Action {
             Self::ReadInteractions => ("get", "promptflows", "interactions"),
             Self::ReadSplit => ("get", "promptflows", "splits"),
             Self::ReadMeasurements => ("get", "promptflows", "measurements"),
+            Self::ReadModelMeasurements => ("get", "modeldeployments", "measurements"),
             // Whoever may read the object at the API server sees it here.
             Self::ReadFlow => ("get", "promptflows", ""),
             Self::ReadModel => ("get", "modeldeployments", ""),
@@ -74,7 +77,7 @@ impl Action {
     /// Whether an API key can open it. Pins, reports and measurements belong to rollouts, so they need a Kubernetes
     /// identity.
     fn open_to_keys(self) -> bool {
-        !matches!(self, Self::Pin | Self::WriteReport | Self::ReadMeasurements)
+        !matches!(self, Self::Pin | Self::WriteReport | Self::ReadMeasurements | Self::ReadModelMeasurements)
     }
 }
 

@@ -10,9 +10,11 @@ use tokio::time::Instant;
 
 use super::health::Lease;
 use super::pick::Choice;
-use super::pool::{PoolState, Target, Unavailable};
+use super::pool::{PoolState, Target, TargetKind, Unavailable};
 use crate::gateway::metrics::Metrics;
 use crate::gateway::routing::{External, Routes};
+use crate::gateway::server::milliseconds_now;
+use crate::gateway::store::{ModelCall, Store, hash_of_unit};
 
 /// Longest error body that is read from an upstream, in bytes.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -49,6 +51,7 @@ pub struct Upstream {
     providers: reqwest::Client,
     limits: Limits,
     metrics: Arc<Metrics>,
+    store: Arc<Store>,
 }
 
 /// Why a call failed.
@@ -154,7 +157,12 @@ impl Upstream {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(routes: Arc<Routes>, limits: Limits, metrics: Arc<Metrics>) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        routes: Arc<Routes>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        store: Arc<Store>,
+    ) -> Result<Self, reqwest::Error> {
         let base = || {
             reqwest::Client::builder()
                 .connect_timeout(Duration::from_secs(3))
@@ -176,6 +184,7 @@ impl Upstream {
             },
             limits,
             metrics,
+            store,
         })
     }
 
@@ -271,6 +280,7 @@ impl Upstream {
         let response = match tokio::time::timeout_at(attempts.deadline, request.send()).await {
             Err(_) => {
                 self.metrics.attempt(target, "timeout");
+                self.measure(target, &lease.revision, 1, true);
                 self.eject(target, !target.background && state.failed(std::time::Instant::now()));
                 return Err(Failure::of(attempts.timeout(target)));
             }
@@ -278,6 +288,9 @@ impl Upstream {
                 self.metrics.attempt(target, if error.is_connect() { "unreachable" } else { "broken" });
                 self.eject(target, state.unreachable(std::time::Instant::now()));
                 let unsent = error.is_connect();
+                if !unsent {
+                    self.measure(target, &lease.revision, 1, true);
+                }
                 return Err(Failure { error: broken(target, &error), unsent });
             }
             Ok(Ok(response)) => response,
@@ -285,10 +298,13 @@ impl Upstream {
         let status = response.status();
         if status.is_success() {
             self.metrics.attempt(target, "ok");
+            self.measure(target, &lease.revision, 1, false);
             state.succeeded();
             return Ok(Answer { response, lease });
         }
         self.metrics.attempt(target, "error");
+        // An error of the client's is no fault of the revision.
+        self.measure(target, &lease.revision, 1, status.is_server_error());
         if status.is_server_error() && !target.background {
             self.eject(target, state.failed(std::time::Instant::now()));
         }
@@ -299,7 +315,31 @@ impl Upstream {
     /// The body broke off: what that says of the endpoint.
     pub fn broke_off(&self, target: &Target, lease: &Lease) {
         self.metrics.attempt(target, "broken");
+        self.measure(target, &lease.revision, 0, true);
         self.eject(target, lease.endpoint.state.unreachable(std::time::Instant::now()));
+    }
+
+    /// Notes what a unit met, while the model's requests are split between revisions: a ramp goes on by it.
+    fn measure(&self, target: &Target, revision: &str, calls: u32, failed: bool) {
+        if target.kind != TargetKind::Model || !target.counts {
+            return;
+        }
+        let snapshot = self.routes.load();
+        let Some(route) = snapshot.model(&target.namespace, &target.name).filter(|route| route.is_split()) else {
+            return;
+        };
+        let weight = route.arms.iter().filter(|arm| arm.revision == revision).map(|arm| arm.weight).sum();
+        self.store.called(ModelCall {
+            namespace: target.namespace.clone(),
+            name: target.name.clone(),
+            stratum: route.stratum.clone(),
+            revision: revision.to_owned(),
+            weight,
+            unit: hash_of_unit(&target.namespace, &target.name, &target.unit),
+            time_ms: milliseconds_now(),
+            calls,
+            failed: u32::from(failed),
+        });
     }
 
     fn eject(&self, target: &Target, ejected: bool) {
@@ -310,8 +350,8 @@ impl Upstream {
 
     fn external(&self, target: &Target) -> Option<External> {
         match target.kind {
-            super::TargetKind::Model => self.routes.load().model(&target.namespace, &target.name)?.external.clone(),
-            super::TargetKind::Index => None,
+            TargetKind::Model => self.routes.load().model(&target.namespace, &target.name)?.external.clone(),
+            TargetKind::Index => None,
         }
     }
 

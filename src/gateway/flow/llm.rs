@@ -36,6 +36,7 @@ pub(super) async fn ask(program: &Program, question: Question<'_>, run: Run<'_>)
             pin: run.pins.models.get(&model.deployment).cloned(),
             unit: run.unit.to_owned(),
             background: run.background,
+            counts: !run.background && run.pins.is_empty(),
         };
         // Who pins a model wants to hear of this revision, not of what stands in for it.
         let has_fallback = place + 1 < question.models.len() && target.pin.is_none();

@@ -138,6 +138,7 @@ impl Call {
             pin: pins.models.get(name).cloned(),
             unit,
             background: false,
+            counts: pins.is_empty(),
         };
         let external = route.external.is_some();
         let recorder = Recorder::start(Arc::clone(&gateway), asked, subject);

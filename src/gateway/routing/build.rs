@@ -236,7 +236,7 @@ fn model_route(
     let mut arms: Vec<Arm> = status
         .iter()
         .flat_map(|status| &status.traffic)
-        .map(|arm| Arm { variant: String::new(), revision: arm.revision.clone(), weight: arm.weight })
+        .map(|arm| Arm { variant: name.to_owned(), revision: arm.revision.clone(), weight: arm.weight })
         .collect();
     let old = lent.snapshot.model(namespace, name).map(|route| &route.pool);
     let mut served_name = model.spec.model.as_ref().and_then(|model| model.name.clone()).unwrap_or_else(|| name.into());
@@ -247,7 +247,7 @@ fn model_route(
             Some(provider_access(provider.credentials_ref.as_ref().map(|r| r.name.as_str()), namespace, credentials));
         if arms.is_empty() {
             let revision = status.and_then(|status| status.stable_revision.clone()).unwrap_or_else(|| PROVIDER.into());
-            arms.push(Arm { variant: String::new(), revision, weight: 100 });
+            arms.push(Arm { variant: name.to_owned(), revision, weight: 100 });
         }
         // All revisions of a provider are the same address.
         let base = provider.base_url.trim_end_matches('/').to_owned();
@@ -268,6 +268,7 @@ fn model_route(
         name: name.into(),
         task: model.spec.task,
         served_name,
+        stratum: stratum_of(&arms),
         arms,
         pool,
         external,

@@ -34,6 +34,7 @@ fn target() -> Target {
         pin: None,
         unit: "u".into(),
         background: false,
+        counts: true,
     }
 }
 

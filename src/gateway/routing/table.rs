@@ -111,7 +111,7 @@ pub struct Routed<'a> {
 /// An entry of a routing table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arm {
-    /// The variant; empty for models.
+    /// The variant; of a model its own name.
     pub variant: String,
     /// Its revision.
     pub revision: String,
@@ -132,6 +132,8 @@ pub struct ModelRoute {
     pub served_name: String,
     /// Revisions that get requests.
     pub arms: Vec<Arm>,
+    /// Name of the table, see [`stratum`].
+    pub stratum: String,
     /// Its endpoints.
     pub pool: Pool,
     /// Set for a provider outside.
@@ -277,6 +279,11 @@ impl FlowRoute {
 }
 
 impl ModelRoute {
+    /// Whether its requests are split between revisions, as in a ramp.
+    pub fn is_split(&self) -> bool {
+        self.arms.iter().filter(|arm| arm.weight > 0).count() > 1
+    }
+
     /// The revision of a unit. When none of its pods is ready, another one that gets traffic takes over, for as long.
     fn revision(&self, unit: &str) -> Option<&str> {
         let ready = |arm: &&Arm| self.pool.endpoints.get(&arm.revision).is_some_and(|found| !found.is_empty());

@@ -41,7 +41,7 @@ pub struct Gateway {
     /// Calls pods and providers.
     pub upstream: Upstream,
     /// What is kept.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Tells when a routing table changes over.
@@ -66,6 +66,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/interactions/{namespace}/{flow}", get(interactions::recent))
         .route("/v1/splits/{namespace}/{flow}", get(interactions::splits))
         .route("/v1/measurements/{namespace}/{flow}", get(measurements::read))
+        .route("/v1/measurements/{namespace}/models/{name}", get(measurements::read_model))
         .route("/v1/reports/{namespace}/{evaluation}/{run}", get(reports::show))
         .route("/v1/reports/{namespace}/{evaluation}/{run}/{format}", put(reports::keep))
         .fallback(no_such_path)

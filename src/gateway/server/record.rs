@@ -7,10 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{Asked, Gateway};
 use crate::api::prompt_flow::Capture;
-use crate::api::revision::short;
 use crate::gateway::flow::Trace;
 use crate::gateway::metrics::Served;
-use crate::gateway::store::{Assigned, Interaction, Status};
+use crate::gateway::store::{Assigned, Interaction, Status, hash_of_unit};
 
 /// What a request is about.
 #[derive(Clone, Debug)]
@@ -122,7 +121,7 @@ impl Recorder {
             name: subject.name.clone(),
             revision: subject.revision.clone(),
             variant: subject.variant.clone(),
-            unit: short(&format!("{}/{}\0{}", subject.namespace, subject.name, subject.unit), 16),
+            unit: hash_of_unit(&subject.namespace, &subject.name, &subject.unit),
             principal: self.asked.principal.name().to_owned(),
             status,
             error: error.map(str::to_owned),

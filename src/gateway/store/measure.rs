@@ -48,15 +48,15 @@ impl Measurer {
 
 /// Number, mean and sum of squared differences from the mean (B. P. Welford, Technometrics 4, 1962).
 #[derive(Clone, Copy, Debug, Default)]
-struct Moments {
-    units: u64,
+pub(super) struct Moments {
+    pub(super) units: u64,
     mean: f64,
     m2: f64,
 }
 
 impl Moments {
     /// Adds a unit's mean of `count` values with this sum; a unit without values is not added.
-    fn add(&mut self, sum: f64, count: u32) {
+    pub(super) fn add(&mut self, sum: f64, count: u32) {
         if count == 0 {
             return;
         }
@@ -73,7 +73,7 @@ impl Moments {
         Self { units, mean, m2: float(having) * (1.0 - mean) }
     }
 
-    fn metric(self, metric: MetricKind, event: Option<&str>) -> MetricMeasurement {
+    pub(super) fn metric(self, metric: MetricKind, event: Option<&str>) -> MetricMeasurement {
         MetricMeasurement { metric, event: event.map(str::to_owned), units: self.units, mean: self.mean, m2: self.m2 }
     }
 }

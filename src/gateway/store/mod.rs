@@ -7,6 +7,7 @@
 mod history;
 mod kept;
 mod measure;
+mod models;
 mod read;
 mod record;
 mod schema;
@@ -20,8 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use history::ExperimentPoint;
 pub use measure::MeasureQuery;
+pub use models::ModelCall;
 pub use read::{FeedbackSummary, FlowSplit, LatencySummary, RecentInteraction, ReportEntry, ShadowCount};
-pub use record::{Assigned, Feedback, Interaction, Report, ReportFormat, Status};
+pub use record::{Assigned, Feedback, Interaction, Report, ReportFormat, Status, hash_of_unit};
 
 use super::metrics::Metrics;
 use crate::experiment::measurements::Measurements;
@@ -100,6 +102,27 @@ impl Store {
         if self.commands.try_send(Command::Interaction(Box::new(interaction))).is_err() {
             self.metrics.dropped();
         }
+    }
+
+    /// Hands over a call of a model without waiting.
+    pub fn called(&self, call: ModelCall) {
+        if self.commands.try_send(Command::ModelCall(Box::new(call))).is_err() {
+            self.metrics.dropped();
+        }
+    }
+
+    /// What was measured of a model's revisions while its requests were split, of units that came at `since_ms` or later.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn model_measurements(
+        &self,
+        namespace: &str,
+        name: &str,
+        since_ms: i64,
+    ) -> Result<Measurements, StoreError> {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        self.read(move |connection| models::measurements(connection, &namespace, &name, since_ms)).await
     }
 
     /// Namespace and name of the object that answered a request, if the request is known.

@@ -1,5 +1,13 @@
 //! What is kept of a request, of feedback and of a report.
 
+use crate::api::revision::short;
+
+/// What is kept of a unit of an object: a hash, for the unit itself may name a person. The object is part of it, so that units cannot be followed
+/// from one object to another.
+pub fn hash_of_unit(namespace: &str, name: &str, unit: &str) -> String {
+    short(&format!("{namespace}/{name}\0{unit}"), 16)
+}
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {

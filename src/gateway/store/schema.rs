@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Each entry brings a file from the format of its place to the next. Entries are never changed, only added.
-const MIGRATIONS: [&str; 3] = [FIRST, MEASURED, COURSE];
+const MIGRATIONS: [&str; 4] = [FIRST, MEASURED, COURSE, MODELS];
 
 pub(super) const FIRST: &str = "
     CREATE TABLE interactions (
@@ -105,6 +105,22 @@ const COURSE: &str = "
         upper REAL,
         verdict TEXT NOT NULL,
         PRIMARY KEY (namespace, flow, uid, measured_ms, arm, metric, goal)
+    ) WITHOUT ROWID;
+";
+
+/// Units of models whose requests are split between revisions.
+const MODELS: &str = "
+    CREATE TABLE model_units (
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        stratum TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        weight INTEGER NOT NULL,
+        unit TEXT NOT NULL,
+        calls INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        last_ms INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name, stratum, revision, unit)
     ) WITHOUT ROWID;
 ";
 

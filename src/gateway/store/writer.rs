@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use super::history::{self, ExperimentPoint};
+use super::models::{self, ModelCall};
 use super::record::{Assigned, Feedback, Interaction, Report};
 
 /// Most commands in one transaction.
@@ -23,6 +24,7 @@ pub(super) enum Command {
     Feedback { feedback: Box<Feedback>, reply: Reply<()> },
     Report { report: Box<Report>, reply: Reply<()> },
     Points { points: Vec<ExperimentPoint>, reply: Reply<()> },
+    ModelCall(Box<ModelCall>),
     Flush { reply: Reply<()> },
     Expire { now_ms: i64 },
     Stop,
@@ -102,6 +104,7 @@ fn transact(connection: &mut Connection, commands: &[Command]) -> rusqlite::Resu
             Command::Feedback { feedback, .. } => keep_feedback(&transaction, feedback)?,
             Command::Report { report, .. } => keep_report(&transaction, report)?,
             Command::Points { points, .. } => history::keep(&transaction, points)?,
+            Command::ModelCall(call) => models::keep(&transaction, call)?,
             Command::Flush { .. } | Command::Expire { .. } | Command::Stop => {}
         }
     }
@@ -118,7 +121,7 @@ fn answer(commands: Vec<Command>, found: Found) {
             | Command::Points { reply, .. }
             | Command::Flush { reply } => Promise::Done(reply),
             Command::Lookup { reply, .. } => Promise::Found(reply, found.next().flatten()),
-            Command::Interaction(_) | Command::Expire { .. } | Command::Stop => continue,
+            Command::Interaction(_) | Command::ModelCall(_) | Command::Expire { .. } | Command::Stop => continue,
         };
         // Whoever asked may have left.
         match promise {
@@ -261,7 +264,8 @@ fn expire(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
         }
     }
     connection.execute("DELETE FROM arms WHERE NOT EXISTS (SELECT 1 FROM interactions WHERE arm = arms.id)", [])?;
-    history::expire(connection, now_ms)
+    history::expire(connection, now_ms)?;
+    models::expire(connection, now_ms)
 }
 
 #[cfg(test)]

@@ -227,6 +227,73 @@ async fn a_canary_of_a_model_gets_its_units_and_the_others_while_it_is_away() {
     assert!(!new.seen().is_empty());
 }
 
+/// The model `writer` split between its revisions `r1` and `r2`, 80 to 20.
+fn in_a_ramp(gateway: &TestGateway) {
+    gateway.add(|objects| {
+        let mut model = serde_json::to_value(&*objects.models[0]).unwrap();
+        model["status"]["traffic"] = json!([{"revision": "r1", "weight": 80}, {"revision": "r2", "weight": 20}]);
+        objects.models = vec![super::harness::decode(model)];
+    });
+}
+
+/// Revision, weight, units, requests and share of failures of each arm of the model `writer`.
+async fn measured_of_the_model(gateway: &TestGateway, since: &str) -> Vec<(String, i64, i64, i64, f64)> {
+    gateway.reviewer.granted.lock().unwrap().insert("modeldeployments/measurements".into());
+    let path = format!("/v1/measurements/a/models/writer{since}");
+    let (status, body) = json_of(gateway.with_token(&path)).await;
+    assert_eq!(status, 200, "{body}");
+    let number = |value: &Value| value.as_i64().unwrap();
+    let arms = body["arms"].as_array().unwrap().iter();
+    arms.map(|arm| {
+        assert_eq!(
+            (&arm["variant"], &arm["stratum"]),
+            (&json!("writer"), &json!(stratum([("writer", "r1", 80), ("writer", "r2", 20)])))
+        );
+        let [units, requests] = ["units", "requests"].map(|name| number(&arm[name]));
+        let failed = arm["metrics"][0]["mean"].as_f64().unwrap();
+        (arm["revision"].as_str().unwrap().to_owned(), number(&arm["weight"]), units, requests, failed)
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn a_model_in_its_ramp_is_measured_by_unit_whoever_calls_it() {
+    let fails =
+        (0..60).map(|place| if place % 2 == 0 { Script::Fail(500, "broken") } else { Script::Say(vec!["new"]) });
+    let [old, new] = [Engine::start(vec![Script::Say(vec!["old"])]).await, Engine::start(fails.collect()).await];
+    let gateway = TestGateway::start().await;
+    gateway.model("writer", &[&old]);
+    gateway.simple_flow();
+    // Not split, not measured.
+    assert_eq!(json_of(gateway.ask(json!({"user": "0"}))).await.0, 200);
+    assert_eq!(measured_of_the_model(&gateway, "").await, []);
+    in_a_ramp(&gateway);
+    gateway.pod("model", "writer", "r2", &new);
+    let arm = |user: &str| crate::experiment::assignment::assign("a/writer", user, [80, 20]).unwrap();
+    let [mut units, mut calls] = [[0; 2], [0; 2]];
+    for user in 0..30 {
+        let user = user.to_string();
+        let place = arm(&user);
+        units[place] += 1;
+        // Each once through a flow, and once by the model's name; every other call of the new one fails and is tried again.
+        calls[place] += if place == 0 { 2 } else { 4 };
+        assert_eq!(json_of(gateway.ask(json!({"user": user}))).await.0, 200);
+        let body = json!({"model": "a/writer", "user": user, "messages": [{"role": "user", "content": "Hello?"}]});
+        assert_eq!(json_of(gateway.post("/v1/chat/completions", &body)).await.0, 200);
+    }
+    assert!(units[1] > 0);
+    // What evaluations ask is no user's, even where they leave the model's revision open.
+    gateway.ask_pinned("flow=f1").send().await.unwrap();
+    let expected = [("r1".to_owned(), 80, units[0], calls[0], 0.0), ("r2".to_owned(), 20, units[1], calls[1], 0.5)];
+    assert_eq!(measured_of_the_model(&gateway, "").await, expected);
+    assert_eq!(measured_of_the_model(&gateway, "?since=2026-01-01T00:00:00Z").await, expected);
+    assert_eq!(measured_of_the_model(&gateway, "?since=2126-01-01T00:00:00Z").await, [], "units that came since then");
+    let (status, _) = json_of(gateway.with_token("/v1/measurements/a/models/writer?since=soon")).await;
+    assert_eq!(status, 400);
+    let (status, _) = json_of(gateway.get("/v1/measurements/a/models/writer")).await;
+    assert_eq!(status, 403, "measurements are not for API keys");
+}
+
 /// The candidate `f2` in shadow of `f1`, with all requests copied; each asks a model of its own.
 fn in_shadow(gateway: &TestGateway, percent: i32, candidate: &Value) {
     let arm = |revision: &str| json!([{"variant": "control", "revision": revision, "weight": 100}]);

@@ -86,10 +86,11 @@ impl TestGateway {
         let metrics = Arc::new(Metrics::default());
         let reviewer = Arc::new(FakeReviewer::default());
         let tokens = Tokens::new(Arc::clone(&reviewer) as Arc<dyn Reviewer>);
+        let store = Arc::new(Store::open(&folder.path().join("gateway.db"), Arc::clone(&metrics)).unwrap());
         let gateway = Arc::new(Gateway {
             auth: Auth::new(Arc::clone(&routes), tokens),
-            upstream: Upstream::new(Arc::clone(&routes), limits, Arc::clone(&metrics)).unwrap(),
-            store: Store::open(&folder.path().join("gateway.db"), Arc::clone(&metrics)).unwrap(),
+            upstream: Upstream::new(Arc::clone(&routes), limits, Arc::clone(&metrics), Arc::clone(&store)).unwrap(),
+            store,
             routes,
             metrics: Arc::clone(&metrics),
             clock: Clock::Set(Arc::clone(&clock)),

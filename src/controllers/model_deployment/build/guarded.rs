@@ -10,9 +10,11 @@ use std::time::Duration;
 use super::*;
 use crate::api::evaluation::Dependency;
 use crate::api::model_deployment::ModelRollout;
-use crate::api::rollout::{ArmRevision, GateStatus, RejectedRevision, RolloutPhase, RolloutStatus, RolloutStep};
+use crate::api::rollout::{ArmRevision, GateStatus, RejectedRevision, RolloutPhase, RolloutStatus};
+use crate::controllers::measure::Measured;
 use crate::evaluator::plan::MODEL;
-use crate::rollout::{self, Decision, Observed, Readiness, Reading, gates::gate_of_part};
+use crate::experiment::{self, measurements::stratum};
+use crate::rollout::{self, Decision, Evidence, Observed, Readiness, Reading, gates::gate_of_part};
 
 /// Value of the revision label that no pod has: the Service selects nobody until a revision may serve.
 const NOBODY: &str = "unreleased";
@@ -35,11 +37,20 @@ impl Rollout {
     }
 }
 
-/// The way of a candidate, as the spec says it. What models' users do is not measured, so only time ends a step.
+/// Time between two looks at measurements.
+const POLL: Duration = Duration::from_secs(5);
+
+/// Since when measurements count, while a candidate gets requests.
+pub fn measured_since(object: &ModelDeployment) -> Option<jiff::Timestamp> {
+    let state = object.status.as_ref()?.rollout.as_ref()?;
+    rollout::needs_reading(state).then_some(state.started.0)
+}
+
+/// The way of a candidate, as the spec says it.
 pub fn plan(spec: &ModelRollout) -> rollout::Plan {
     rollout::Plan {
         gates: spec.gates.iter().map(|gate| gate.evaluation_ref.name.clone()).collect(),
-        steps: spec.steps.iter().map(|step| RolloutStep { min_units: 0, ..step.clone() }).collect(),
+        steps: spec.steps.clone(),
         promotion: spec.decision.promotion,
         approve: spec.decision.approve.clone(),
         ..rollout::Plan::default()
@@ -109,7 +120,8 @@ impl Engine<'_> {
                 desired.push(self.deployment(revision, stored)?);
             }
         }
-        notes.again = rollout.decision.again;
+        let polls = rollout.under_way().is_some_and(rollout::needs_reading).then_some(POLL);
+        notes.again = [rollout.decision.again, polls].into_iter().flatten().min();
         let mut removals = self.emptied(&kept, &rollout, &mut notes);
         let keep: BTreeSet<&str> = stored.keys().map(String::as_str).collect();
         removals.extend(self.surplus(&keep));
@@ -172,7 +184,7 @@ impl Engine<'_> {
             ready,
             missing: None,
             gates: self.gates(desired, stable.is_empty()),
-            reading: Reading::None,
+            reading: self.reading(state, &stable),
             request: request
                 .filter(|request| status.last_handled_rollout_request.as_ref() != Some(*request))
                 .map(String::as_str),
@@ -181,6 +193,33 @@ impl Engine<'_> {
         let decision = rollout::next(&plan(&self.object.spec.rollout), state, &observed, self.now);
         decision.update_rejected(&mut rejected, self.now, REMEMBERED);
         Rollout { decision, rejected }
+    }
+
+    /// What users' requests have shown of the candidate: how many units met it under the table that holds now, and whether more of its calls
+    /// fail than of those of what serves. What users think of a model's answers is a matter of the flows that use it.
+    fn reading(&self, state: Option<&RolloutStatus>, stable: &[ArmRevision]) -> Reading {
+        let Some(state) = state else { return Reading::None };
+        let measured = match &self.fetched.measured {
+            Measured::Nothing => return Reading::None,
+            Measured::Failed(why) => return Reading::Failed(format!("it cannot be measured: {why}")),
+            Measured::Taken(measured) => measured,
+        };
+        let plan = match experiment::Plan::new(None, true, 1) {
+            Ok(plan) => plan,
+            Err(error) => return Reading::Failed(error.to_string()),
+        };
+        let traffic = self.status().map(|status| status.traffic.as_slice()).unwrap_or_default();
+        let now = stratum(traffic.iter().map(|arm| (self.name(), arm.revision.as_str(), arm.weight)));
+        let is_candidate = |revision: &str| state.candidate.iter().any(|arm| arm.revision == revision);
+        let met = measured.arms.iter().filter(|arm| arm.stratum == now && is_candidate(&arm.revision));
+        let read = experiment::read(&plan, measured, "candidate", stable, &state.candidate);
+        Reading::Taken(Evidence {
+            units: met.map(|arm| arm.units).sum(),
+            harm: read.harm.map(|harm| harm.message),
+            // A unit whose revision has no ready pod is served by the other: the shares may well differ from those asked for.
+            invalid: None,
+            ..Evidence::default()
+        })
     }
 
     fn gates(&self, desired: &[ArmRevision], is_first: bool) -> Vec<GateStatus> {

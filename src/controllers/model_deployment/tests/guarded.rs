@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::api::Evaluation;
-use crate::api::rollout::RolloutPhase;
+use crate::api::rollout::{MetricKind, RolloutPhase};
+use crate::controllers::measure::Measured;
+use crate::experiment::measurements::{ArmMeasurements, MetricMeasurement, stratum};
 
 /// An Evaluation of this target whose newest run has this verdict about a revision of the model.
 fn evaluation(target: Value, revision: &str, verdict: Option<&str>) -> Evaluation {
@@ -41,6 +43,33 @@ impl World {
 
     fn ready_message(&self) -> String {
         find(&self.status().conditions, "Ready").map(|ready| ready.message.clone()).unwrap_or_default()
+    }
+
+    /// What the gateway has measured under the present table: units of each entry, and the share of their calls that failed.
+    fn measured(&mut self, units: &[(u64, f64)]) {
+        let traffic = self.status().traffic.clone();
+        let table = stratum(traffic.iter().map(|arm| ("smol", arm.revision.as_str(), arm.weight)));
+        let arms = traffic.iter().zip(units).map(|(arm, (units, failed))| ArmMeasurements {
+            stratum: table.clone(),
+            variant: "smol".into(),
+            revision: arm.revision.clone(),
+            weight: arm.weight,
+            shadow: false,
+            units: *units,
+            requests: *units,
+            metrics: vec![MetricMeasurement {
+                metric: MetricKind::ErrorRate,
+                event: None,
+                units: *units,
+                mean: *failed,
+                m2: *units as f64 * failed * (1.0 - failed),
+            }],
+        });
+        self.fetched.measured = Measured::Taken(Measurements { arms: arms.collect() });
+    }
+
+    fn rollout_message(&self) -> String {
+        self.status().rollout.as_ref().map(|rollout| rollout.message.clone()).unwrap_or_default()
     }
 
     fn ask(&mut self, request: String) {
@@ -183,8 +212,20 @@ fn a_canary_goes_by_its_steps() {
     world.settle();
     assert_eq!(world.traffic(), [(old.as_str(), 90), (new.as_str(), 10)]);
     assert_eq!(world.condition("Ready"), "False/CanaryProgressing");
-    assert_eq!(world.notes.again, Some(std::time::Duration::from_secs(60)));
+    assert_eq!(world.notes.again, Some(std::time::Duration::from_secs(5)), "it is measured every few seconds");
+    // Time alone is not enough where the step asks for units.
     world.second += 60;
+    world.measured(&[(9_000, 0.0), (999, 0.0)]);
+    world.settle();
+    assert_eq!(world.traffic(), [(old.as_str(), 90), (new.as_str(), 10)]);
+    assert_eq!(world.rollout_message(), "10 % of the units get it for at least 60 s and 1000 units");
+    assert!(world.ready_message().contains("1000 units"), "{}", world.ready_message());
+    // Without measurements no step is taken, and nothing goes back.
+    world.fetched.measured = Measured::Failed("the gateway does not answer".into());
+    world.settle();
+    assert_eq!(world.traffic(), [(old.as_str(), 90), (new.as_str(), 10)]);
+    assert!(world.rollout_message().contains("the gateway does not answer"), "{}", world.rollout_message());
+    world.measured(&[(9_000, 0.0), (1_000, 0.0)]);
     world.settle();
     assert_eq!(world.traffic(), [(old.as_str(), 50), (new.as_str(), 50)]);
     // A spec that cannot be changes nothing of the split.
@@ -209,6 +250,43 @@ fn a_canary_goes_by_its_steps() {
     world.second += 6;
     world.settle();
     assert_eq!(world.runs(), [old.as_str()]);
+}
+
+#[test]
+fn units_of_another_step_open_none() {
+    let (mut world, old, new) = rolling_out(json!({"strategy": "Canary", "steps": [
+        {"weight": 10, "minUnits": 20}, {"weight": 50, "minUnits": 20}]}));
+    world.ready(&new);
+    world.settle();
+    world.measured(&[(500, 0.0), (50, 0.0)]);
+    world.second += 6;
+    world.reconcile();
+    assert_eq!(world.traffic(), [(old.as_str(), 50), (new.as_str(), 50)]);
+    // The same numbers again: they are about the step before.
+    world.second += 600;
+    world.settle();
+    assert_eq!(world.traffic(), [(old.as_str(), 50), (new.as_str(), 50)]);
+    world.measured(&[(20, 0.0), (20, 0.0)]);
+    world.settle();
+    assert_eq!((world.phase(), world.traffic()), (Some(RolloutPhase::Promoted), vec![(new.as_str(), 100)]));
+}
+
+#[test]
+fn a_canary_that_fails_goes_back_by_itself() {
+    let (mut world, old, new) =
+        rolling_out(json!({"strategy": "Canary", "steps": [{"weight": 5, "minDuration": "1h"}]}));
+    world.ready(&new);
+    world.settle();
+    world.measured(&[(950, 0.01), (50, 0.02)]);
+    world.settle();
+    assert_eq!(world.phase(), Some(RolloutPhase::Progressing));
+    world.measured(&[(950, 0.01), (50, 0.4)]);
+    world.settle();
+    assert_eq!((world.phase(), world.traffic()), (Some(RolloutPhase::RolledBack), vec![(old.as_str(), 100)]));
+    let rejected = &world.status().rejected_revisions[0];
+    assert_eq!(rejected.reason, "MetricRegression");
+    assert!(rejected.message.starts_with("candidate: 39.0 points more failed requests"), "{}", rejected.message);
+    assert_eq!(world.condition("Stalled"), "True/MetricRegression");
 }
 
 #[test]
@@ -255,9 +333,9 @@ proptest! {
     /// Whatever happens in whatever order: the weights sum to 100 or nothing serves, what gets traffic runs, and a revision that served
     /// is never left without another that does.
     #[test]
-    fn something_always_serves(events in proptest::collection::vec(0_u8..9, 1..60)) {
+    fn something_always_serves(events in proptest::collection::vec(0_u8..12, 1..60)) {
         let (mut world, old, _) = rolling_out(json!({"strategy": "Canary", "gates": [{"evaluationRef": {"name": "quality"}}],
-            "steps": [{"weight": 20, "minDuration": "10s"}]}));
+            "steps": [{"weight": 20, "minDuration": "10s"}, {"weight": 60, "minUnits": 5}]}));
         world.ready(&old);
         for (place, event) in events.into_iter().enumerate() {
             let target = world.target();
@@ -270,6 +348,9 @@ proptest! {
                 5 => world.change(|object| object.spec.engine.as_mut().unwrap().args = vec![format!("--n={}", place % 3)]),
                 6 => world.ask(format!("rollback {target} {place}")),
                 7 => world.ask(format!("promote {target} {place}")),
+                8 => world.measured(&[(400, 0.0), (100, 0.0)]),
+                9 => world.measured(&[(400, 0.0), (100, 0.5)]),
+                10 => world.fetched.measured = Measured::Failed("no answer".into()),
                 _ => world.second += 7,
             }
             world.reconcile();

@@ -13,7 +13,9 @@ use crate::api::model_deployment::ModelDeploymentStatus;
 use crate::api::names;
 use crate::controllers::apply::{Applied, Desired, Parent, finish};
 use crate::controllers::kinds::Key;
+use crate::controllers::measure::MeasureError;
 use crate::controllers::pipeline::Stage;
+use crate::experiment::measurements::Measurements;
 
 mod guarded;
 
@@ -62,6 +64,20 @@ engine:
   custom: {command: [serve], port: 9000, healthPath: /up}
 ";
 
+/// Measures nothing: tests say what was measured.
+struct Nobody;
+
+impl Measure for Nobody {
+    fn measure<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: jiff::Timestamp,
+    ) -> futures::future::BoxFuture<'a, Result<Measurements, MeasureError>> {
+        Box::pin(std::future::ready(Ok(Measurements::default())))
+    }
+}
+
 struct World {
     object: ModelDeployment,
     fetched: Fetched,
@@ -75,7 +91,11 @@ impl World {
         Self {
             object: model(spec),
             fetched: Fetched { volume_exists: true, ..Fetched::default() },
-            controller: ModelDeployments { image: "llmops:test".to_owned(), outside: Outside::default() },
+            controller: ModelDeployments {
+                image: "llmops:test".to_owned(),
+                outside: Outside::default(),
+                measure: Arc::new(Nobody),
+            },
             second: 1000,
             notes: Notes::default(),
         }
