@@ -15,6 +15,7 @@ use super::plan::{EvaluationPlan, INDEX, MODEL, PlannedTarget};
 use super::report::Source;
 use crate::api::evaluation::EvaluatedRevision;
 use crate::api::model_deployment::Cost;
+use crate::gateway::once;
 use crate::indexer::job::{SearchRequest, SearchResponse};
 
 /// Attempts for a question that the gateway cannot answer now.
@@ -32,7 +33,29 @@ pub struct Gateway {
     client: Client,
     plan: EvaluationPlan,
     token_file: PathBuf,
+    job: Option<String>,
     pause: Duration,
+}
+
+/// A question of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Position of the case in the dataset.
+    pub case: usize,
+    /// Position of the revision in the plan: two variants may have the same revision, and are asked each.
+    pub place: usize,
+    /// The revision that is asked.
+    pub revision: &'a EvaluatedRevision,
+    /// Which repeat, from 0.
+    pub repeat: u32,
+}
+
+/// What the gateway answered.
+struct Exchanged {
+    text: String,
+    request_id: String,
+    /// How long the answer took when it was given first; absent when that is now.
+    took: Option<Duration>,
 }
 
 /// Why a question has no answer.
@@ -112,11 +135,17 @@ struct Usage {
 }
 
 impl Gateway {
-    /// A client of the plan's gateway. The token is read for each request, because Kubernetes renews it.
+    /// A client of the plan's gateway. The token is read for each request, because Kubernetes renews it. `job` is the identity
+    /// of the Job: what one of its attempts was answered is not asked again by the next.
     ///
     /// # Errors
     /// When the HTTP client cannot be built.
-    pub fn new(plan: &EvaluationPlan, token_file: PathBuf, pause: Duration) -> Result<Self, String> {
+    pub fn new(
+        plan: &EvaluationPlan,
+        token_file: PathBuf,
+        job: Option<String>,
+        pause: Duration,
+    ) -> Result<Self, String> {
         let client = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -124,14 +153,15 @@ impl Gateway {
             .user_agent(concat!("llmops-evaluate/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| causes(&error))?;
-        Ok(Self { client, plan: plan.clone(), token_file, pause })
+        Ok(Self { client, plan: plan.clone(), token_file, job: job.filter(|job| !job.is_empty()), pause })
     }
 
     /// Asks a flow revision.
     ///
     /// # Errors
     /// When no attempt brought an answer of that revision.
-    pub async fn ask_flow(&self, revision: &EvaluatedRevision, inputs: &Map<String, Value>) -> Result<Reply, AskError> {
+    pub async fn ask_flow(&self, question: Question<'_>, inputs: &Map<String, Value>) -> Result<Reply, AskError> {
+        let revision = question.revision;
         let path = format!("/v1/flows/{}/{}", self.plan.namespace, self.plan.target.name());
         let body = json!({"inputs": inputs, "stream": false});
         let read = |text: &str, seconds: f64| {
@@ -169,14 +199,15 @@ impl Gateway {
                 dependencies: models.chain(indexes).collect(),
             })
         };
-        self.ask(&path, &body, &self.plan.pin(revision), read).await
+        self.ask(&path, &body, question, read).await
     }
 
     /// Asks a model revision.
     ///
     /// # Errors
     /// When no attempt brought an answer.
-    pub async fn ask_model(&self, revision: &EvaluatedRevision, question: &str) -> Result<Reply, AskError> {
+    pub async fn ask_model(&self, question: Question<'_>, text: &str) -> Result<Reply, AskError> {
+        let revision = question.revision;
         let name = self.plan.target.name();
         let cost = match &self.plan.target {
             PlannedTarget::Model { cost, .. } => cost.as_ref(),
@@ -184,7 +215,7 @@ impl Gateway {
         };
         let body = json!({
             "model": format!("{}/{name}", self.plan.namespace),
-            "messages": [{"role": "user", "content": question}],
+            "messages": [{"role": "user", "content": text}],
             "stream": false,
         });
         let read = |text: &str, seconds: f64| {
@@ -201,7 +232,7 @@ impl Gateway {
                 ..Reply::default()
             })
         };
-        self.ask("/v1/chat/completions", &body, &self.plan.pin(revision), read).await
+        self.ask("/v1/chat/completions", &body, question, read).await
     }
 
     /// Searches an index generation. The answer is the text of the chunks found, the best first.
@@ -210,13 +241,14 @@ impl Gateway {
     /// When no attempt brought an answer of that generation.
     pub async fn ask_index(
         &self,
-        revision: &EvaluatedRevision,
-        question: &str,
+        question: Question<'_>,
+        text: &str,
         filters: BTreeMap<String, String>,
     ) -> Result<Reply, AskError> {
+        let revision = question.revision;
         let name = self.plan.target.name();
         let path = format!("/v1/indexes/{}/{name}/search", self.plan.namespace);
-        let request = SearchRequest { query: question.to_owned(), top_k: None, min_score: None, filters };
+        let request = SearchRequest { query: text.to_owned(), top_k: None, min_score: None, filters };
         let body = serde_json::to_value(request)
             .map_err(|error| AskError::Failed(format!("the question cannot be written as JSON: {error}")))?;
         let read = |text: &str, seconds: f64| {
@@ -239,7 +271,7 @@ impl Gateway {
                 ..Reply::default()
             })
         };
-        self.ask(&path, &body, &self.plan.pin(revision), read).await
+        self.ask(&path, &body, question, read).await
     }
 
     /// Stores a report at the gateway.
@@ -256,16 +288,23 @@ impl Gateway {
         self.patiently(send).await.map_err(|error| format!("report {format} is not stored: {error}"))
     }
 
-    async fn ask<R>(&self, path: &str, body: &Value, pin: &str, read: R) -> Result<Reply, AskError>
+    async fn ask<R>(&self, path: &str, body: &Value, question: Question<'_>, read: R) -> Result<Reply, AskError>
     where
         R: Fn(&str, f64) -> Result<Reply, String>,
     {
+        let pin = self.plan.pin(question.revision);
         let send = || async {
-            let request = self.client.post(self.url(path)).bearer_auth(self.token().await?);
+            let mut request = self.client.post(self.url(path)).bearer_auth(self.token().await?);
+            request = request.header("llmops-pin", &pin);
+            if let Some(job) = &self.job {
+                let Question { case, place, repeat, .. } = question;
+                request = request.header(once::KEY, format!("{job}/{case}/{place}/{repeat}"));
+            }
             // The time of this attempt alone: what the gateway was busy before is not the answer's.
             let started = Instant::now();
-            let (text, request_id) = self.exchange(request.header("llmops-pin", pin).json(body)).await?;
-            let mut reply = read(&text, started.elapsed().as_secs_f64()).map_err(Problem::Lasting)?;
+            let Exchanged { text, request_id, took } = self.exchange(request.json(body)).await?;
+            let took = took.unwrap_or_else(|| started.elapsed());
+            let mut reply = read(&text, took.as_secs_f64()).map_err(Problem::Lasting)?;
             if reply.request_id.is_empty() {
                 reply.request_id = request_id;
             }
@@ -299,7 +338,7 @@ impl Gateway {
         }
     }
 
-    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<(String, String), Problem> {
+    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Exchanged, Problem> {
         let broken = |error: reqwest::Error| Problem::Passing {
             cause: format!("the gateway at {} cannot be reached: {}", self.plan.gateway_url, causes(&error)),
             retry_after: None,
@@ -308,9 +347,10 @@ impl Gateway {
         let status = response.status();
         let retry_after = header(&response, RETRY_AFTER.as_str()).and_then(|seconds| seconds.parse().ok());
         let request_id = header(&response, "llmops-request-id").unwrap_or_default();
+        let took = header(&response, once::TOOK).and_then(|took| took.parse().ok()).map(Duration::from_millis);
         let text = response.text().await.map_err(broken)?;
         if status.is_success() {
-            return Ok((text, request_id));
+            return Ok(Exchanged { text, request_id, took });
         }
         let cause = format!("the gateway answered {status}: {}", error_message(&text));
         Err(match status {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 
-use super::client::{AskError, Gateway};
+use super::client::{AskError, Gateway, Question};
 use super::dataset::{Case, DatasetError};
 use super::outcome::{Answers, Asked};
 use super::plan::{EvaluationPlan, PlannedTarget};
@@ -57,7 +57,8 @@ pub async fn execute(plan: &EvaluationPlan, cases: &[Case], gateway: &Gateway) -
                 return Ok(None);
             }
             let remaining = Duration::from(plan.budget.timeout).saturating_sub(started.elapsed());
-            let reply = match tokio::time::timeout(remaining, one(plan, cases, gateway, case, revision)).await {
+            let reply = match tokio::time::timeout(remaining, one(plan, cases, gateway, (case, revision, repeat))).await
+            {
                 // The run's own time is over, not the answer's: it is not an error of the revision.
                 Err(_) => return Ok(None),
                 Ok(Err(error)) => return Err(error),
@@ -102,17 +103,17 @@ async fn one(
     plan: &EvaluationPlan,
     cases: &[Case],
     gateway: &Gateway,
-    case: usize,
-    revision: usize,
+    (case, place, repeat): (usize, usize, u32),
 ) -> Result<Result<super::outcome::Reply, String>, ExecuteError> {
-    let (Some(case), Some(revision)) = (cases.get(case), plan.revisions.get(revision)) else {
+    let (Some(row), Some(revision)) = (cases.get(case), plan.revisions.get(place)) else {
         return Ok(Err("there is no such case".into()));
     };
+    let question = Question { case, place, revision, repeat };
     let reply = match &plan.target {
-        PlannedTarget::Flow { inputs, .. } => gateway.ask_flow(revision, &case.inputs(inputs)?).await,
-        PlannedTarget::Model { .. } => gateway.ask_model(revision, case.question(&plan.dataset.columns)?).await,
+        PlannedTarget::Flow { inputs, .. } => gateway.ask_flow(question, &row.inputs(inputs)?).await,
+        PlannedTarget::Model { .. } => gateway.ask_model(question, row.question(&plan.dataset.columns)?).await,
         PlannedTarget::Index { filters, .. } => {
-            gateway.ask_index(revision, case.question(&plan.dataset.columns)?, case.filters(filters)?).await
+            gateway.ask_index(question, row.question(&plan.dataset.columns)?, row.filters(filters)?).await
         }
     };
     match reply {

@@ -1,7 +1,8 @@
 //! `llmops evaluate`: the Job of an evaluation run. It asks every case of the pinned revisions, measures the answers, judges them by
 //! the gates, stores the reports at the gateway and leaves a summary for the controller.
 //!
-//! A run that was killed is done again from the start: nothing is kept between attempts, and the reports of the last one count.
+//! A run that was killed is done again, but no question that was answered is asked again: the gateway keeps each answer under the
+//! Job, the case, the revision and the repeat, and gives it to the next attempt. The reports of the last attempt count.
 
 pub mod client;
 pub mod dataset;
@@ -44,6 +45,9 @@ pub struct Args {
     /// File with the token for the gateway.
     #[arg(long, default_value = plan::TOKEN_FILE, value_name = "FILE")]
     pub token_file: PathBuf,
+    /// Identity of the Job: what one of its attempts was answered is not asked again by the next. Empty: everything is asked.
+    #[arg(long, env = plan::JOB_ENV, default_value = "")]
+    pub job: String,
     /// Also write the reports into this folder.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -102,7 +106,7 @@ pub enum Error {
     #[error("cannot write the {0} report: {1}")]
     Report(&'static str, String),
     /// The process was asked to end.
-    #[error("interrupted; the run starts anew with the next attempt")]
+    #[error("interrupted; the next attempt goes on with what was not answered yet")]
     Interrupted,
 }
 
@@ -155,7 +159,8 @@ async fn evaluate(args: &Args) -> Result<RunSummary, Error> {
     let started = jiff::Timestamp::now();
     let cases = read_cases(&plan, &args.dataset_dir).await?;
     let embedder = embedder(&plan).await?;
-    let gateway = Gateway::new(&plan, args.token_file.clone(), Duration::from_millis(500)).map_err(Error::Client)?;
+    let gateway = Gateway::new(&plan, args.token_file.clone(), Some(args.job.clone()), Duration::from_millis(500));
+    let gateway = gateway.map_err(Error::Client)?;
     tracing::info!(
         "run {} of {}/{}: {} cases × {} revisions × {} repeats, at {}",
         plan.run,

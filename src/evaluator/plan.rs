@@ -19,6 +19,8 @@ use crate::termination::{LIMIT, shorten};
 
 /// Environment variable of the Job that holds the [`EvaluationPlan`] as JSON.
 pub const PLAN_ENV: &str = "LLMOPS_EVALUATION_PLAN";
+/// Environment variable of the Job that holds its own UID: its attempts share their answers.
+pub const JOB_ENV: &str = "LLMOPS_EVALUATION_JOB";
 /// Where the dataset's ConfigMap is mounted; the file is named like the key.
 pub const DATASET_MOUNT: &str = "/var/run/llmops/dataset";
 /// Folder of the projected ServiceAccount token.

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use super::outcome::tests::{answers, cases, judged, plan};
 use super::*;
 use crate::api::evaluation::Verdict;
+use crate::gateway::once;
 
 /// What the stub does, and what it saw.
 #[derive(Default)]
@@ -27,6 +28,7 @@ struct Stub {
     reports: HashMap<String, (String, String)>,
     asked: Vec<(String, String)>,
     authorizations: Vec<String>,
+    keys: Vec<String>,
 }
 
 type Shared = Arc<Mutex<Stub>>;
@@ -61,6 +63,7 @@ fn admit(stub: &mut Stub, headers: &HeaderMap, question: &str) -> Result<String,
     let pin = headers["llmops-pin"].to_str().unwrap().to_owned();
     stub.authorizations.push(headers["authorization"].to_str().unwrap().to_owned());
     stub.asked.push((pin.clone(), question.to_owned()));
+    stub.keys.extend(headers.get(once::KEY).map(|key| key.to_str().unwrap().to_owned()));
     Ok(pin.split(';').next().unwrap().split('=').next_back().unwrap().to_owned())
 }
 
@@ -138,6 +141,7 @@ fn prepare(address: SocketAddr, change: impl FnOnce(&mut EvaluationPlan)) -> (te
         plan: serde_json::to_string(&plan).unwrap(),
         dataset_dir: folder.path().into(),
         token_file: folder.path().join("token"),
+        job: String::new(),
         out: Some(folder.path().into()),
         termination: TerminationLog { termination_log: folder.path().join("termination") },
     };
@@ -192,6 +196,44 @@ async fn a_second_attempt_gives_the_whole_report_again() {
     assert_eq!(first.verdict, Some(Verdict::Passed));
     assert_eq!((first.cases, &first.message), (second.cases, &second.message));
     assert_eq!(shared.lock().unwrap().asked.len(), 80);
+}
+
+#[tokio::test]
+async fn attempts_of_one_job_ask_every_question_under_the_same_key() {
+    let (address, shared) = start(Stub::default()).await;
+    let mut keys = Vec::new();
+    for job in ["first", "first", "second"] {
+        // Two variants with one revision are two questions.
+        let (folder, args) = prepare(address, |plan| plan.revisions[1].revision = plan.revisions[0].revision.clone());
+        let (_, done) = summary(&folder, Args { job: job.into(), ..args }).await;
+        assert_eq!(done.errors, 0, "{}", done.message);
+        let mut asked = std::mem::take(&mut shared.lock().unwrap().keys);
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked.len(), 40);
+        keys.push(asked);
+    }
+    assert_eq!(keys[0], keys[1]);
+    assert!(keys[0].iter().all(|key| !keys[2].contains(key)), "a Job made anew asks anew");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_given_before_took_as_long_as_it_took_then() {
+    let router = Router::new().fallback(|| async {
+        let answer = json!({"choices": [{"message": {"content": "yes"}}]});
+        ([(once::TOOK, "7250")], Json(answer))
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let (folder, args) = prepare(address, |plan| {
+        plan.target = serde_json::from_value(json!({"model": {"name": "tiny"}})).unwrap();
+        plan.metrics = serde_json::from_value(json!([{"name": "latency", "type": "Latency"}])).unwrap();
+        plan.gates = serde_json::from_value(json!([{"metric": "latency", "min": "7.2"}])).unwrap();
+    });
+    let (_, done) = summary(&folder, Args { job: "job".into(), ..args }).await;
+    assert_eq!(done.verdict, Some(Verdict::Passed), "{}", done.message);
+    assert_eq!(done.metrics[0].value.0, "7.2500");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use super::auth::Action;
 use super::endpoints::{CallError, Unavailable};
 use super::error::ApiError;
 use super::flow::{self, Dependencies, FlowError, NodeTime, Pins, Program, Run, Sourced, Usage};
+use super::once::Once;
 use super::openai::sse;
 use super::routing::{FlowRoute, Routed, Snapshot};
 use super::server::{Asked, Gateway, Recorder, Subject, headers_of, identify, json_body, pins_of, text};
@@ -147,10 +148,16 @@ pub async fn invoke(
     gateway.auth.authorize(&asked.principal, Action::InvokeFlow, &namespace, Some(&name)).await?;
     let request: FlowRequest = json_body(body).await?;
     let stream = request.stream;
+    let once = Once::of(&asked, &headers, stream)?;
+    if let Some(once) = &once
+        && let Some(given) = once.given(&gateway).await?
+    {
+        return Ok(given);
+    }
     let invocation = Invocation::prepare(gateway, asked, &headers, &namespace, &name, request).await?;
     let headers = invocation.headers();
     if !stream {
-        let response = match invocation.answer().await {
+        let response = match invocation.answer(once).await {
             Ok(answer) => axum::Json(answer).into_response(),
             Err(error) => error.into_response(),
         };
@@ -241,13 +248,13 @@ impl Invocation {
         self.recorder.id()
     }
 
-    /// Runs the flow to its end.
+    /// Runs the flow to its end. With a key, the answer is kept to be given again.
     ///
     /// # Errors
     /// Whatever failed, as the client sees it.
-    pub async fn answer(mut self) -> Result<FlowAnswer, ApiError> {
+    pub async fn answer(mut self, once: Option<Once>) -> Result<FlowAnswer, ApiError> {
         let outcome = flow::run(&self.program, self.run(None)).await;
-        self.end(outcome)
+        self.end(outcome, once).await
     }
 
     /// Runs the flow, giving the answer piece by piece. Dropping the stream stops the flow.
@@ -268,7 +275,8 @@ impl Invocation {
             while let Ok(delta) = deltas.try_recv() {
                 yield Piece::Delta(delta);
             }
-            yield match self.end(outcome) {
+            // The last piece is the acknowledgement: it goes out when the request is kept.
+            yield match self.end(outcome, None).await {
                 Ok(answer) => Piece::Done(Box::new(answer)),
                 Err(error) => Piece::Failed(error),
             };
@@ -288,7 +296,7 @@ impl Invocation {
         }
     }
 
-    fn end(&mut self, outcome: Result<String, FlowError>) -> Result<FlowAnswer, ApiError> {
+    async fn end(&mut self, outcome: Result<String, FlowError>, once: Option<Once>) -> Result<FlowAnswer, ApiError> {
         if let Some(copy) = self.copy.take() {
             shadow::start(&self.gateway, copy, self.recorder.asked(), &self.recorder.subject);
         }
@@ -296,9 +304,8 @@ impl Invocation {
             Ok(answer) => {
                 let latency_ms = self.recorder.trace.elapsed_ms();
                 let done = self.recorder.trace.done();
-                self.recorder.ok(Some(&answer));
                 let subject = &self.recorder.subject;
-                Ok(FlowAnswer {
+                let answer = FlowAnswer {
                     request_id: self.recorder.id().to_owned(),
                     flow: format!("{}/{}", subject.namespace, subject.name),
                     revision: subject.revision.clone(),
@@ -310,13 +317,19 @@ impl Invocation {
                     time_to_first_token_ms: done.first_token_ms,
                     nodes: done.nodes,
                     dependencies: done.dependencies,
-                })
+                };
+                let given = once.map(|once| {
+                    let body = serde_json::to_vec(&answer).unwrap_or_default();
+                    once.keep(&answer.request_id, &answer.revision, latency_ms, body)
+                });
+                self.recorder.ok(Some(&answer.answer), given).await;
+                Ok(answer)
             }
             Err(error) => {
                 let subject = &self.recorder.subject;
                 tracing::info!(request = self.recorder.id(), flow = %format_args!("{}/{}", subject.namespace, subject.name), revision = subject.revision, %error, "flow failed");
                 let error = flow_error(&error);
-                self.recorder.failed(error.code);
+                self.recorder.failed(error.code).await;
                 Err(error)
             }
         }

@@ -1,6 +1,7 @@
 //! `POST /v1/indexes/{namespace}/{name}/search`: searches an index's generation in use.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
@@ -13,6 +14,7 @@ use super::endpoints::{CallError, Target, TargetKind};
 use super::error::ApiError;
 use super::flow::query_index;
 use super::flow_api::call_error;
+use super::once::Once;
 use super::server::{Gateway, headers_of, identify, json_body, pins_of};
 use crate::indexer::job::SearchRequest;
 
@@ -29,6 +31,13 @@ pub async fn search(
     let asked = identify(&gateway, &headers).await?;
     gateway.auth.authorize(&asked.principal, Action::SearchIndex, &namespace, Some(&name)).await?;
     let request: SearchRequest = json_body(body).await?;
+    let once = Once::of(&asked, &headers, false)?;
+    if let Some(once) = &once
+        && let Some(given) = once.given(&gateway).await?
+    {
+        return Ok(given);
+    }
+    let started = Instant::now();
     let pins = pins_of(&gateway, &asked, &headers, &namespace).await?;
     if gateway.routes.load().index(&namespace, &name).is_none() {
         let message = format!("there is no RagIndex {namespace}/{name}; check the name and the namespace");
@@ -50,5 +59,10 @@ pub async fn search(
         }
         _ => call_error(&error),
     })?;
+    if let Some(once) = once {
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let body = serde_json::to_vec(&found).map_err(|error| ApiError::internal(&error))?;
+        gateway.store.answered(None, Some(once.keep(&asked.id, &found.generation, took_ms, body))).await;
+    }
     Ok((headers_of(&asked.id, Some(&found.generation), None), Json(found)).into_response())
 }

@@ -102,7 +102,11 @@ impl Default for Metrics {
         registry.register("feedback", "Feedback kept", metrics.feedback.clone());
         registry.register("shadow_copies", "Copies of requests for candidates, by outcome", metrics.shadows.clone());
         registry.register("measurements", "Requests for measurements, by outcome", metrics.measured.clone());
-        registry.register("interactions_dropped", "Interactions that could not be kept", metrics.dropped.clone());
+        registry.register(
+            "interactions_dropped",
+            "Interactions that were not kept, or not within two seconds",
+            metrics.dropped.clone(),
+        );
         registry.register("watch_errors", "Failures of watches, by resource", metrics.watch_errors.clone());
         registry.register("unreadable_objects", "Objects that cannot be read at the moment", metrics.problems.clone());
         registry.register("connections", "Open client connections", metrics.connections.clone());

@@ -30,6 +30,7 @@ pub mod indexes;
 pub mod interactions;
 pub mod measurements;
 pub mod metrics;
+pub mod once;
 pub mod openai;
 pub mod reports;
 pub mod routing;

@@ -112,7 +112,7 @@ async fn run(
     let outcome = match inputs {
         // The candidate takes other inputs than the revision that answered: users would be refused.
         Err(error) => {
-            recorder.failed(error.code);
+            recorder.failed(error.code).await;
             "error"
         }
         Ok(inputs) => answer(&gateway, &copy.program, &inputs, &mut recorder).await,
@@ -140,7 +140,7 @@ async fn answer(
     };
     match flow::run(program, run).await {
         Ok(answer) => {
-            recorder.ok(Some(&answer));
+            recorder.ok(Some(&answer), None).await;
             "ok"
         }
         // Engines had no room beside the requests of users: that says nothing of the candidate.
@@ -149,7 +149,7 @@ async fn answer(
             "dropped"
         }
         Err(error) => {
-            recorder.failed(flow_error(&error).code);
+            recorder.failed(flow_error(&error).code).await;
             "error"
         }
     }

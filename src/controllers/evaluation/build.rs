@@ -8,9 +8,9 @@ use k8s_openapi::api::batch::v1::{
     PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, EnvVar, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec,
-    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext, ServiceAccount,
-    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    Capabilities, ConfigMapVolumeSource, Container, EnvVar, EnvVarSource, KeyToPath, ObjectFieldSelector,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
+    SecurityContext, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -28,14 +28,14 @@ use crate::controllers::error::Error;
 use crate::controllers::kinds::Kind;
 use crate::controllers::pipeline::Plan;
 use crate::evaluator::plan::{
-    DATASET_MOUNT, DEADLINE_MARGIN, EXIT_CONFIGURATION, EvaluationPlan, PLAN_ENV, TOKEN_AUDIENCE, TOKEN_MOUNT,
+    DATASET_MOUNT, DEADLINE_MARGIN, EXIT_CONFIGURATION, EvaluationPlan, JOB_ENV, PLAN_ENV, TOKEN_AUDIENCE, TOKEN_MOUNT,
 };
 
 /// Name of the Job's container; the failure policy names it too.
 const CONTAINER: &str = "evaluate";
 /// ClusterRole of the chart that lets a run ask pinned revisions and store reports.
 pub const EVALUATOR_ROLE: &str = "llmops-evaluator";
-/// Attempts after the first; each asks everything anew.
+/// Attempts after the first; each asks what was not answered yet.
 const BACKOFF_LIMIT: i32 = 2;
 
 /// The run that the present state asks for, before its Job has said anything.
@@ -181,6 +181,14 @@ fn failure_policy() -> PodFailurePolicy {
     }
 }
 
+/// The UID of the Job, which the Job controller writes into its pods' labels: a Job that is made anew asks everything anew.
+fn job_uid() -> EnvVar {
+    let field_path = "metadata.labels['batch.kubernetes.io/controller-uid']".into();
+    let field_ref = Some(ObjectFieldSelector { field_path, ..ObjectFieldSelector::default() });
+    let value_from = Some(EnvVarSource { field_ref, ..EnvVarSource::default() });
+    EnvVar { name: JOB_ENV.into(), value_from, ..EnvVar::default() }
+}
+
 fn pod(object: &Evaluation, plan: &EvaluationPlan, image: &str, text: String) -> PodSpec {
     let quantities = |cpu: &str, memory: &str| {
         Some(BTreeMap::from([
@@ -208,7 +216,7 @@ fn pod(object: &Evaluation, plan: &EvaluationPlan, image: &str, text: String) ->
             name: CONTAINER.into(),
             image: Some(image.to_owned()),
             args: Some(vec!["evaluate".into()]),
-            env: Some(vec![EnvVar { name: PLAN_ENV.into(), value: Some(text), ..EnvVar::default() }]),
+            env: Some(vec![EnvVar { name: PLAN_ENV.into(), value: Some(text), ..EnvVar::default() }, job_uid()]),
             resources: Some(ResourceRequirements {
                 requests: quantities("50m", "128Mi"),
                 ..ResourceRequirements::default()

@@ -11,6 +11,7 @@ use super::chat::{user_of, wants_stream, wants_usage};
 use super::sse;
 use crate::gateway::error::ApiError;
 use crate::gateway::flow_api::{FlowAnswer, FlowRequest, Given, Invocation, Piece, event_stream};
+use crate::gateway::once;
 use crate::gateway::server::{Asked, Gateway};
 
 pub(super) async fn answer(
@@ -25,6 +26,12 @@ pub(super) async fn answer(
     let usage = wants_usage(body);
     let question = last_user_message(body)?;
     let request = FlowRequest { user: user_of(body), stream, given: Given::Text(question), session: None };
+    if headers.contains_key(once::KEY) {
+        return Err(ApiError::invalid(
+            once::KEY,
+            "the header llmops-once goes with /v1/flows/NAMESPACE/NAME, not with a flow as a chat model",
+        ));
+    }
     let invocation = Invocation::prepare(gateway, asked, headers, namespace, name, request).await?;
     let headers = invocation.headers();
     let shape = Shape {
@@ -34,7 +41,7 @@ pub(super) async fn answer(
         usage,
     };
     if !stream {
-        let response = match invocation.answer().await {
+        let response = match invocation.answer(None).await {
             Ok(answer) => axum::Json(shape.whole(&answer)).into_response(),
             Err(error) => error.into_response(),
         };

@@ -22,6 +22,7 @@ use crate::gateway::auth::Action;
 use crate::gateway::endpoints::{Answer, Attempts, CallError, Target, TargetKind, broken};
 use crate::gateway::error::ApiError;
 use crate::gateway::flow_api::{call_error, event_stream};
+use crate::gateway::once::Once;
 use crate::gateway::server::{Asked, Gateway, Recorder, Subject, headers_of, identify, json_body, pins_of, text};
 
 const RETRIES: u32 = 2;
@@ -63,7 +64,7 @@ async fn unary(
     let (namespace, name) = model_of(&body)?;
     gateway.auth.authorize(&asked.principal, Action::InvokeModel, &namespace, Some(&name)).await?;
     let call = Call::prepare(gateway, asked, headers, &namespace, &name, body, task, kind).await?;
-    call.whole(path).await
+    call.whole(path, None).await
 }
 
 /// `POST /v1/chat/completions` for a model.
@@ -76,8 +77,14 @@ pub(super) async fn chat(
     body: Map<String, Value>,
 ) -> Result<Response, ApiError> {
     let stream = wants_stream(&body);
+    let once = Once::of(&asked, headers, stream)?;
+    if let Some(once) = &once
+        && let Some(given) = once.given(&gateway).await?
+    {
+        return Ok(given);
+    }
     let call = Call::prepare(gateway, asked, headers, namespace, name, body, Task::Chat, "model").await?;
-    if stream { call.stream().await } else { call.whole("/chat/completions").await }
+    if stream { call.stream().await } else { call.whole("/chat/completions", once).await }
 }
 
 /// A request for a model, checked and ready to be sent.
@@ -165,14 +172,14 @@ impl Call {
     }
 
     /// Passes on an answer as a whole: until it is complete, nothing has reached the client, so it may be tried again.
-    async fn whole(mut self, path: &'static str) -> Result<Response, ApiError> {
+    async fn whole(mut self, path: &'static str, once: Option<Once>) -> Result<Response, ApiError> {
         let body = self.bytes();
         let path = self.path(path);
         let mut attempts = self.attempts();
         loop {
             let answer = match self.gateway.upstream.send(&self.target, &path, &body, &mut attempts).await {
                 Ok(answer) => answer,
-                Err(error) => return Ok(self.failed(&error)),
+                Err(error) => return Ok(self.failed(&error).await),
             };
             self.recorder.subject.revision.clone_from(&answer.lease.revision);
             let kind = answer.response.headers().get(CONTENT_TYPE).cloned();
@@ -183,13 +190,16 @@ impl Call {
                 Ok(Ok(body)) => {
                     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
                     self.account(usage_of(&value));
-                    self.recorder.ok(None);
+                    let (id, revision) = (self.recorder.id(), &self.recorder.subject.revision);
+                    let given =
+                        once.map(|once| once.keep(id, revision, self.recorder.trace.elapsed_ms(), body.to_vec()));
+                    self.recorder.ok(None, given).await;
                     let kind = kind.unwrap_or(HeaderValue::from_static("application/json"));
                     return Ok((self.headers(), [(CONTENT_TYPE, kind)], body).into_response());
                 }
             };
             if !self.gateway.upstream.again(&self.target, &error, &mut attempts).await {
-                return Ok(self.failed(&error));
+                return Ok(self.failed(&error).await);
             }
         }
     }
@@ -211,7 +221,7 @@ impl Call {
         loop {
             let mut answer = match self.gateway.upstream.send(&self.target, &path, &body, &mut attempts).await {
                 Ok(answer) => answer,
-                Err(error) => return Ok(self.failed(&error)),
+                Err(error) => return Ok(self.failed(&error).await),
             };
             self.recorder.subject.revision.clone_from(&answer.lease.revision);
             // Until the first bytes are here, nothing has reached the client, so it may be tried again.
@@ -242,7 +252,7 @@ impl Call {
             };
             drop(answer);
             if !self.gateway.upstream.again(&self.target, &error, &mut attempts).await {
-                return Ok(self.failed(&error));
+                return Ok(self.failed(&error).await);
             }
         }
     }
@@ -258,20 +268,27 @@ impl Call {
             let Answer { mut response, lease } = answer;
             let mut events = Events::new(hide_usage);
             let mut next = Ok(Some(first));
+            // The end of the answer is its acknowledgement: it goes out when the request is kept.
+            let mut end = Bytes::new();
             let error = loop {
                 match next {
                     Ok(Some(chunk)) => match events.pass(&chunk) {
+                        Ok(bytes) if events.complete => {
+                            end = bytes;
+                            break None;
+                        }
                         Ok(bytes) if bytes.is_empty() => {}
                         Ok(bytes) => yield Ok(bytes),
                         Err(cause) => break Some(CallError::Unreadable { target: self.target.to_string(), cause }),
                     },
                     Ok(None) => {
                         let rest = events.rest();
+                        if events.complete {
+                            end = rest;
+                            break None;
+                        }
                         if !rest.is_empty() {
                             yield Ok(rest);
-                        }
-                        if events.complete {
-                            break None;
                         }
                         self.gateway.upstream.broke_off(&self.target, &lease);
                         break Some(CallError::Broken { target: self.target.to_string(), cause: "the stream ended before the answer did".into() });
@@ -288,10 +305,15 @@ impl Call {
             };
             self.account(events.usage);
             match error {
-                None => self.recorder.ok(None),
+                None => {
+                    self.recorder.ok(None, None).await;
+                    if !end.is_empty() {
+                        yield Ok(end);
+                    }
+                }
                 Some(error) => {
                     let error = call_error(&error);
-                    self.recorder.failed(error.code);
+                    self.recorder.failed(error.code).await;
                     yield Ok(sse::named("error", &error.body()));
                 }
             }
@@ -307,9 +329,9 @@ impl Call {
     }
 
     /// The answer to a call that failed: what the engine said of a wrong request is passed on unchanged.
-    fn failed(&mut self, error: &CallError) -> Response {
+    async fn failed(&mut self, error: &CallError) -> Response {
         let answer = call_error(error);
-        self.recorder.failed(answer.code);
+        self.recorder.failed(answer.code).await;
         match error {
             CallError::Status { status, body, .. }
                 if status.is_client_error() && matches!(status.as_u16(), 400 | 404 | 413 | 415 | 422) =>

@@ -20,7 +20,7 @@ pub use admin::router as admin_router;
 pub use drain::{Lifecycle, linger};
 pub use listen::serve;
 pub use record::{Recorder, Subject};
-pub use request::{Asked, headers_of, identify, json_body, milliseconds_now, pins_of, read_body, text};
+pub use request::{Asked, PIN, headers_of, identify, json_body, milliseconds_now, pins_of, read_body, text};
 
 use super::auth::Auth;
 use super::clock::Clock;

@@ -1,4 +1,4 @@
-//! Recording a request: once, however it ends.
+//! Recording a request: once, however it ends, and before its answer is given.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::{Asked, Gateway};
 use crate::api::prompt_flow::Capture;
 use crate::gateway::flow::Trace;
 use crate::gateway::metrics::Served;
-use crate::gateway::store::{Assigned, Interaction, Status, hash_of_unit};
+use crate::gateway::store::{Assigned, GivenAnswer, Interaction, Status, hash_of_unit};
 
 /// What a request is about.
 #[derive(Clone, Debug)]
@@ -75,19 +75,23 @@ impl Recorder {
         self.ended = true;
     }
 
-    /// The request ended with an answer.
-    pub fn ok(&mut self, answer: Option<&str>) {
-        self.end(Status::Ok, None, answer);
+    /// The request ended with an answer, which may be given once this returns. `given` is what will be given again to who
+    /// asks again under the same key.
+    pub async fn ok(&mut self, answer: Option<&str>, given: Option<GivenAnswer>) {
+        let interaction = self.end(Status::Ok, None, answer);
+        self.gateway.store.answered(interaction, given).await;
     }
 
-    /// The request ended with an error of this code.
-    pub fn failed(&mut self, code: &str) {
-        self.end(Status::Error, Some(code), None);
+    /// The request ended with an error of this code, which may be told once this returns.
+    pub async fn failed(&mut self, code: &str) {
+        let interaction = self.end(Status::Error, Some(code), None);
+        self.gateway.store.answered(interaction, None).await;
     }
 
-    fn end(&mut self, status: Status, error: Option<&str>, answer: Option<&str>) {
+    /// What is to be kept; nothing when that was said before.
+    fn end(&mut self, status: Status, error: Option<&str>, answer: Option<&str>) -> Option<Interaction> {
         if std::mem::replace(&mut self.ended, true) {
-            return;
+            return None;
         }
         let latency_ms = self.trace.elapsed_ms();
         let done = self.trace.done();
@@ -107,12 +111,12 @@ impl Recorder {
             self.gateway.metrics.served(&served, latency_ms, done.first_token_ms, tokens);
         }
         if subject.capture == Capture::None {
-            return;
+            return None;
         }
         let full = subject.capture == Capture::Full;
         let retention = i64::try_from(subject.retention.as_millis()).unwrap_or(i64::MAX);
         let json = |value: serde_json::Result<String>| value.unwrap_or_default();
-        self.gateway.store.record(Interaction {
+        Some(Interaction {
             request: self.asked.id.clone(),
             time_ms: self.asked.time_ms,
             expires_ms: self.asked.time_ms.saturating_add(retention),
@@ -140,12 +144,14 @@ impl Recorder {
             dependencies: json(serde_json::to_string(&done.dependencies)),
             inputs: subject.inputs.as_ref().filter(|_| full).map(|inputs| json(serde_json::to_string(inputs))),
             answer: answer.filter(|_| full).map(str::to_owned),
-        });
+        })
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.end(Status::Cancelled, None, None);
+        if let Some(interaction) = self.end(Status::Cancelled, None, None) {
+            self.gateway.store.record(interaction);
+        }
     }
 }

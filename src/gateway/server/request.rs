@@ -12,7 +12,8 @@ use crate::gateway::flow::Pins;
 
 /// Longest request body, in bytes.
 const MAX_BODY: usize = 8 * 1024 * 1024;
-const PIN: &str = "llmops-pin";
+/// Header that pins revisions.
+pub const PIN: &str = "llmops-pin";
 
 /// A request whose sender is known.
 #[derive(Clone, Debug)]

@@ -1,8 +1,12 @@
 //! What is kept: interactions, feedback and reports, in SQLite.
 //!
-//! One thread writes, in batches: whatever waits becomes one transaction. Interactions are handed over without waiting
-//! and are dropped (and counted) when the disk cannot keep up, for serving matters more. Feedback and reports are
-//! acknowledged only after their transaction has reached the disk.
+//! One thread writes, in batches: whatever waits becomes one transaction. Answers, feedback and reports are acknowledged
+//! only after their transaction has reached the disk, so a process that is killed loses nothing that anybody was told of.
+//! An answer waits for that only [`PATIENCE`]: serving matters more, so when the disk cannot keep up it is given all the
+//! same, and counted as dropped.
+//!
+//! Several processes on one machine may have the file open, each with a store of its own: SQLite's locks let one write
+//! at a time, and all see what is committed.
 
 mod history;
 mod kept;
@@ -15,6 +19,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +28,7 @@ pub use history::ExperimentPoint;
 pub use measure::MeasureQuery;
 pub use models::ModelCall;
 pub use read::{FeedbackSummary, FlowSplit, LatencySummary, RecentInteraction, ReportEntry, ShadowCount};
-pub use record::{Assigned, Feedback, Interaction, Report, ReportFormat, Status, hash_of_unit};
+pub use record::{Assigned, Feedback, GivenAnswer, Interaction, Report, ReportFormat, Status, hash_of_unit};
 
 use super::metrics::Metrics;
 use crate::experiment::measurements::Measurements;
@@ -33,6 +38,8 @@ use writer::Command;
 
 /// Most interactions that wait to be written.
 const QUEUE: usize = 10_000;
+/// Longest time that an answer waits until it is kept.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +104,31 @@ impl Store {
         })
     }
 
-    /// Hands over an interaction without waiting.
+    /// Keeps an answered request, and the answer itself if it is to be given again. When this returns, both have reached
+    /// the disk, or are counted as dropped. They are kept also when the caller stops waiting.
+    pub async fn answered(&self, interaction: Option<Interaction>, given: Option<GivenAnswer>) {
+        if interaction.is_none() && given.is_none() {
+            return;
+        }
+        let (reply, kept) = oneshot::channel();
+        let (interaction, given) = (interaction.map(Box::new), given.map(Box::new));
+        let sent = self.commands.try_send(Command::Answered { interaction, given, reply }).is_ok();
+        let kept = sent && matches!(tokio::time::timeout(PATIENCE, kept).await, Ok(Ok(Ok(()))));
+        if !kept {
+            self.metrics.dropped();
+        }
+    }
+
+    /// The answer that was given to this key, if it still is kept.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn given(&self, principal: &str, key: &str) -> Result<Option<GivenAnswer>, StoreError> {
+        let (principal, key) = (principal.to_owned(), key.to_owned());
+        self.read(move |connection| read::given(connection, &principal, &key)).await
+    }
+
+    /// Hands over a request that nobody waits for, or that has no answer, without waiting.
     pub fn record(&self, interaction: Interaction) {
         if self.commands.try_send(Command::Interaction(Box::new(interaction))).is_err() {
             self.metrics.dropped();

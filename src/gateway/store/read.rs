@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::record::ReportFormat;
+use super::record::{GivenAnswer, ReportFormat};
 
 /// An interaction, as people and programs see it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -274,4 +274,23 @@ pub(super) fn reports(connection: &Connection, limit: u32) -> rusqlite::Result<V
          GROUP BY namespace, evaluation, run ORDER BY max(time_ms) DESC LIMIT ?1",
     )?;
     statement.query_map([limit], entry)?.collect()
+}
+
+pub(super) fn given(connection: &Connection, principal: &str, key: &str) -> rusqlite::Result<Option<GivenAnswer>> {
+    connection
+        .prepare_cached(
+            "SELECT request, expires_ms, revision, took_ms, body FROM answers WHERE principal = ?1 AND key = ?2",
+        )?
+        .query_row([principal, key], |row| {
+            Ok(GivenAnswer {
+                principal: principal.to_owned(),
+                key: key.to_owned(),
+                request: row.get(0)?,
+                expires_ms: row.get(1)?,
+                revision: row.get(2)?,
+                took_ms: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                body: row.get(4)?,
+            })
+        })
+        .optional()
 }

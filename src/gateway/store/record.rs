@@ -98,6 +98,25 @@ pub struct Assigned {
     pub weight: i32,
 }
 
+/// An answer that is given again when its question is asked again under the same key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenAnswer {
+    /// Who asked: keys of different principals are different keys.
+    pub principal: String,
+    /// The key.
+    pub key: String,
+    /// Request id of the answer.
+    pub request: String,
+    /// When it is deleted, in milliseconds since 1970.
+    pub expires_ms: i64,
+    /// Revision that answered; empty where the answer names none.
+    pub revision: String,
+    /// How long the answer took, in milliseconds.
+    pub took_ms: u64,
+    /// The body, JSON.
+    pub body: Vec<u8>,
+}
+
 /// Feedback on an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Feedback {

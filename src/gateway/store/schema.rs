@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Each entry brings a file from the format of its place to the next. Entries are never changed, only added.
-const MIGRATIONS: [&str; 4] = [FIRST, MEASURED, COURSE, MODELS];
+const MIGRATIONS: [&str; 5] = [FIRST, MEASURED, COURSE, MODELS, ANSWERS];
 
 pub(super) const FIRST: &str = "
     CREATE TABLE interactions (
@@ -124,6 +124,21 @@ const MODELS: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// Answers that are given again to who asks again under the same key.
+const ANSWERS: &str = "
+    CREATE TABLE answers (
+        principal TEXT NOT NULL,
+        key TEXT NOT NULL,
+        request TEXT NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        revision TEXT NOT NULL,
+        took_ms INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (principal, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX answers_by_expiry ON answers (expires_ms);
+";
+
 /// Brings the file to the current format.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     configure(connection)?;
@@ -141,7 +156,7 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Settings of every connection. A full sync at each commit is what makes acknowledged feedback durable.
+/// Settings of every connection. A full sync at each commit is what makes acknowledged answers and feedback durable.
 pub(super) fn configure(connection: &Connection) -> Result<(), StoreError> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::gateway::metrics::Metrics;
-use crate::gateway::store::{Interaction, ReportFormat, Status, Store};
+use crate::gateway::store::{GivenAnswer, Interaction, ReportFormat, Status, Store};
 use std::sync::Arc;
 
 fn interaction(request: &str) -> Interaction {
@@ -193,4 +193,47 @@ async fn the_course_of_experiments_is_bounded_and_goes_with_its_flow() {
     store.flush().await.unwrap();
     store.flush().await.unwrap();
     assert!(store.points("a", "other", "u").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn processes_share_one_file_and_see_what_the_others_were_told_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let stores = [open(&folder), open(&folder)];
+    let write = |place: usize| {
+        let (store, other) = (&stores[place % 2], &stores[(place + 1) % 2]);
+        async move {
+            let request = format!("r{place}");
+            store.answered(Some(interaction(&request)), None).await;
+            // A user's feedback may reach the other gateway.
+            assert_eq!(other.answered_by(&request).await.unwrap(), Some(("a".into(), "docs".into())), "{request}");
+            other.feedback(feedback(&request, 1.0)).await.unwrap();
+        }
+    };
+    futures::future::join_all((0..200).map(write)).await;
+    for store in &stores {
+        assert_eq!(store.splits("a", "docs").await.unwrap()[0].feedback.count, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_first_answer_to_a_key_stays_until_its_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let answer = |request: &str, body: &str| GivenAnswer {
+        principal: "job".into(),
+        key: "k".into(),
+        request: request.into(),
+        expires_ms: 5_000,
+        revision: "r1".into(),
+        took_ms: 7,
+        body: body.into(),
+    };
+    store.answered(Some(interaction("1")), Some(answer("1", "first"))).await;
+    store.answered(Some(interaction("2")), Some(answer("2", "second"))).await;
+    assert_eq!(store.given("job", "k").await.unwrap(), Some(answer("1", "first")));
+    assert_eq!(store.given("other", "k").await.unwrap(), None);
+    store.expire(5_001);
+    store.flush().await.unwrap();
+    store.flush().await.unwrap();
+    assert_eq!(store.given("job", "k").await.unwrap(), None);
 }

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::StoreError;
 use super::history::{self, ExperimentPoint};
 use super::models::{self, ModelCall};
-use super::record::{Assigned, Feedback, Interaction, Report};
+use super::record::{Assigned, Feedback, GivenAnswer, Interaction, Report};
 
 /// Most commands in one transaction.
 const BATCH: usize = 500;
@@ -20,6 +20,7 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the thread is told.
 pub(super) enum Command {
     Interaction(Box<Interaction>),
+    Answered { interaction: Option<Box<Interaction>>, given: Option<Box<GivenAnswer>>, reply: Reply<()> },
     Lookup { request: String, reply: Reply<Option<(String, String)>> },
     Feedback { feedback: Box<Feedback>, reply: Reply<()> },
     Report { report: Box<Report>, reply: Reply<()> },
@@ -95,6 +96,11 @@ fn transact(connection: &mut Connection, commands: &[Command]) -> rusqlite::Resu
     for command in commands {
         match command {
             Command::Interaction(interaction) => insert(&transaction, interaction)?,
+            // Together or not at all: an answer that is counted is also given again.
+            Command::Answered { interaction, given, .. } => {
+                interaction.iter().try_for_each(|interaction| insert(&transaction, interaction))?;
+                given.iter().try_for_each(|given| keep_answer(&transaction, given))?;
+            }
             Command::Lookup { request, .. } => found.push(
                 transaction
                     .prepare_cached("SELECT namespace, name FROM interactions WHERE request = ?1")?
@@ -116,7 +122,8 @@ fn answer(commands: Vec<Command>, found: Found) {
     let mut found = found.into_iter();
     for command in commands {
         let promise = match command {
-            Command::Feedback { reply, .. }
+            Command::Answered { reply, .. }
+            | Command::Feedback { reply, .. }
             | Command::Report { reply, .. }
             | Command::Points { reply, .. }
             | Command::Flush { reply } => Promise::Done(reply),
@@ -211,6 +218,18 @@ fn insert(transaction: &Transaction<'_>, row: &Interaction) -> rusqlite::Result<
         .map(drop)
 }
 
+/// The first answer stays: whoever asked twice at once is given that one from then on.
+fn keep_answer(transaction: &Transaction<'_>, row: &GivenAnswer) -> rusqlite::Result<()> {
+    let took_ms = i64::try_from(row.took_ms).unwrap_or(i64::MAX);
+    transaction
+        .prepare_cached(
+            "INSERT OR IGNORE INTO answers (principal, key, request, expires_ms, revision, took_ms, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![row.principal, row.key, row.request, row.expires_ms, row.revision, took_ms, row.body])
+        .map(drop)
+}
+
 fn keep_feedback(transaction: &Transaction<'_>, row: &Feedback) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
@@ -251,8 +270,9 @@ fn keep_report(transaction: &Transaction<'_>, row: &Report) -> rusqlite::Result<
         .map(drop)
 }
 
-/// Deletes interactions whose time is over, their feedback, and arms and experiments of which nothing is left.
+/// Deletes answers and interactions whose time is over, their feedback, and arms and experiments of which nothing is left.
 fn expire(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM answers WHERE expires_ms < ?1", [now_ms])?;
     loop {
         let deleted = connection.execute(
             "DELETE FROM interactions WHERE request IN

@@ -7,5 +7,6 @@ mod engine;
 mod failures;
 mod flows;
 mod harness;
+mod kept;
 mod models;
 mod streams;
