@@ -63,6 +63,7 @@ fn variations() -> Vec<Vec<&'static str>> {
         vec!["--set", "image.repository=registry.example/llmops,image.tag=1.2.3,image.pullSecrets={pull}"],
         vec!["--set", "image.tag=sha256:0123", "--set", "logFormat=text"],
         vec!["--set", "watchNamespace=team-a", "--set", "controller.replicas=2"],
+        vec!["--set", "gateway.replicas=2"],
         vec!["--set", "gateway.persistence.enabled=false", "--set", "gateway.drainTimeoutSeconds=120"],
         vec!["--set", "gateway.persistence.existingClaim=mine", "--set", "gateway.service.type=LoadBalancer"],
         vec!["--set", "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,rbac.userRoles=false"],
@@ -320,6 +321,15 @@ fn values_reach_what_they_are_for() {
     assert_eq!(gateway["template"]["spec"]["terminationGracePeriodSeconds"], 100);
     assert_eq!(gateway["strategy"]["type"], "Recreate");
 
+    // Replicas share a file: locks hold on one machine only.
+    let two =
+        rendered("llmops", &["--set", "gateway.replicas=2", "--set-json", r#"gateway.affinity={"nodeAffinity":{}}"#]);
+    let affinity = &find(&two, "Deployment", "llmops-gateway")["spec"]["template"]["spec"]["affinity"];
+    let same = &affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
+    assert_eq!(same["topologyKey"], "kubernetes.io/hostname");
+    assert_eq!(same["labelSelector"]["matchLabels"]["app.kubernetes.io/component"], "gateway");
+    assert!(affinity["nodeAffinity"].is_object());
+
     let digest = rendered("llmops", &["--set", "image.tag=sha256:0123"]);
     let container = &find(&digest, "Deployment", "llmops-gateway")["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], "llmops@sha256:0123");
@@ -330,7 +340,8 @@ fn the_schema_refuses_typos_and_impossible_values() {
     for (values, named) in [
         ("gatway.replicas=1", "gatway"),
         ("gateway.replica=1", "replica"),
-        ("gateway.replicas=2", "replicas"),
+        ("gateway.replicas=5", "replicas"),
+        ("gateway.replicas=2,gateway.persistence.enabled=false", "gateway.persistence.enabled"),
         ("logFormat=xml", "logFormat"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("gateway.persistence.size=big", "size"),
