@@ -34,7 +34,7 @@ quickstart-down: ## Stop the quickstart and remove its cluster; nothing is left 
 # ---- checks
 
 .PHONY: test
-test: fmt-check lint devcluster-test argocd-test devcluster models unit assignment-test index-test crds-test chart-test sim browser-test e2e ## Everything that must hold before a change lands
+test: fmt-check lint devcluster-test argocd-test devcluster models unit assignment-test index-test crds-test chart-test sim browser-test e2e chaos-test ## Everything that must hold before a change lands
 
 .PHONY: fmt
 fmt: ## Format Rust and Go
@@ -92,6 +92,14 @@ browser-test: ## The dashboard in a real browser, wide and narrow, light and dar
 .PHONY: e2e
 e2e: build devcluster models ## The whole chain on a devcluster with the real model
 	$(CARGO) test --test e2e
+
+.PHONY: chaos-test
+chaos-test: build devcluster models ## Two minutes of kill -9 at random under traffic; nothing acknowledged is lost
+	$(CARGO) test --test chaos
+
+.PHONY: chaos
+chaos: build devcluster models ## The same for ten minutes; CHAOS_SECONDS=n, CHAOS_SEED=n
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} $(CARGO) test --test chaos
 
 .PHONY: bench-controller
 bench-controller: devcluster ## 200 and 1,000 ModelDeployments beside the same children without an operator

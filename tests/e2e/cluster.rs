@@ -147,6 +147,20 @@ impl Cluster {
         devcluster(&self.folder, &["component", action, name], None)
     }
 
+    /// Where the cluster keeps its files.
+    #[allow(dead_code, reason = "the chaos test needs it")]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Process id of the cluster's supervisor, above all its processes.
+    #[allow(dead_code, reason = "the chaos test needs it")]
+    pub fn supervisor(&self) -> Result<i32> {
+        let status: serde_json::Value =
+            serde_json::from_str(&devcluster(&self.folder, &["status", "-o", "json"], None)?)?;
+        status["pid"].as_i64().and_then(|pid| pid.try_into().ok()).context("the supervisor's pid")
+    }
+
     pub fn audit_log(&self) -> PathBuf {
         self.folder.join("audit.log")
     }
