@@ -1,7 +1,7 @@
 //! Kills processes in a random order that the seed decides. The moments depend on the machine.
 //!
-//! Long-lived processes are killed in rounds: every round is a shuffle of all kinds, and a kind that may not be killed now
-//! waits for its turn. One of two replicas is killed only while the other one is ready: what is promised for two is that one
+//! Long-lived processes are killed in turn, shuffled: a kind that may not be killed now keeps its place before those that
+//! have had their turn. One of two replicas is killed only while the other one is ready: what is promised for two is that one
 //! may die at a time. A pod of a Job is killed or spared by lot when it is seen, and no Job more often than it may fail.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -148,7 +148,7 @@ impl Hand {
             }
             self.jobs(&living, now);
             if now >= next && self.one(&living, age, now) {
-                next = Instant::now() + Duration::from_millis(self.random.u64(800..3_600));
+                next = Instant::now() + Duration::from_millis(self.random.u64(1_000..4_000));
                 age = Duration::from_millis(self.random.u64(0..8_000));
             }
             std::thread::sleep(TICK);
@@ -171,13 +171,19 @@ impl Hand {
         }
     }
 
-    /// Kills the next process of the round; false when none of the round may be killed now.
+    /// Kills the next process whose turn it is; false when none may be killed now.
     fn one(&mut self, living: &[Process], age: Duration, now: Instant) -> bool {
-        let long_lived = |kind: &Kind| !matches!(kind, Kind::IndexBuild | Kind::Evaluation);
-        if self.round.is_empty() {
-            self.round = Kind::ALL.into_iter().filter(long_lived).collect();
-            self.random.shuffle(&mut self.round);
+        if self.from_round(living, age, now) {
+            return true;
         }
+        let waits = |kind: &Kind| self.round.contains(kind) || matches!(kind, Kind::IndexBuild | Kind::Evaluation);
+        let mut more: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !waits(kind)).collect();
+        self.random.shuffle(&mut more);
+        self.round.append(&mut more);
+        self.from_round(living, age, now)
+    }
+
+    fn from_round(&mut self, living: &[Process], age: Duration, now: Instant) -> bool {
         for place in 0..self.round.len() {
             let may: Vec<&Process> = living
                 .iter()

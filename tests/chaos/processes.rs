@@ -86,6 +86,14 @@ struct Entry {
     parent: i32,
     started: u64,
     state: char,
+    threads: usize,
+}
+
+impl Entry {
+    /// A process whose first thread has ended is a zombie, but holds its sockets until the last thread has.
+    fn lives(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
+    }
 }
 
 fn entry(pid: i32) -> Option<Entry> {
@@ -95,6 +103,7 @@ fn entry(pid: i32) -> Option<Entry> {
     Some(Entry {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -135,7 +144,7 @@ pub fn identities(pids: &[i32]) -> Vec<(i32, u64)> {
 
 /// Those that still live, with their command lines.
 pub fn alive(identities: &[(i32, u64)]) -> Vec<String> {
-    let live = |pid: i32, started: u64| entry(pid).is_some_and(|entry| entry.started == started && entry.state != 'Z');
+    let live = |pid: i32, started: u64| entry(pid).is_some_and(|entry| entry.started == started && entry.lives());
     let living = identities.iter().filter(|(pid, started)| live(*pid, *started));
     living.map(|(pid, _)| format!("{pid} {}", texts(*pid, "cmdline").join(" "))).collect()
 }
@@ -143,7 +152,7 @@ pub fn alive(identities: &[(i32, u64)]) -> Vec<String> {
 /// The processes that may be killed.
 pub fn victims(supervisor: i32) -> Vec<Process> {
     let found = descendants(supervisor).into_iter().filter_map(|pid| {
-        let entry = entry(pid).filter(|entry| entry.state != 'Z')?;
+        let entry = entry(pid).filter(Entry::lives)?;
         let kind = Kind::of(&texts(pid, "cmdline"))?;
         let pod = match kind {
             Kind::ApiServer | Kind::Etcd => String::new(),
@@ -159,7 +168,7 @@ pub fn victims(supervisor: i32) -> Vec<Process> {
 
 impl Process {
     fn lives(&self) -> bool {
-        entry(self.pid).is_some_and(|entry| entry.started == self.started && !matches!(entry.state, 'Z' | 'X'))
+        entry(self.pid).is_some_and(|entry| entry.started == self.started && entry.lives())
     }
 
     /// Kills the process and returns when it is dead. Blocks for some milliseconds.
