@@ -152,10 +152,10 @@ async fn start(args: Args) -> Result<(), StartError> {
         model_timeout: args.model_timeout,
     });
     let (synced, is_synced) = watch::channel(false);
-    let lifecycle = Arc::new(Lifecycle::new(is_synced));
-    let listen =
-        async |address| TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source });
-    let (requests, admin) = (listen(args.listen).await?, listen(args.admin_listen).await?);
+    let (open, is_open) = watch::channel(false);
+    let lifecycle = Arc::new(Lifecycle::new(is_open));
+    let cannot_listen = |address| move |source| StartError::Listen { address, source };
+    let admin = TcpListener::bind(args.admin_listen).await.map_err(cannot_listen(args.admin_listen))?;
     tracing::info!(listen = %args.listen, admin = %args.admin_listen, "gateway started");
     tokio::spawn(axum::serve(admin, server::admin_router(Arc::clone(&lifecycle), Arc::clone(&metrics))).into_future());
     let watches = tokio::spawn(routing::watch(client, args.namespace, routes, Arc::clone(&metrics), synced));
@@ -169,6 +169,12 @@ async fn start(args: Args) -> Result<(), StartError> {
             }
         }
     });
+    let requests = tokio::select! {
+        requests = server::open(args.listen, is_synced) => requests.map_err(cannot_listen(args.listen))?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    open.send_replace(true);
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -8,22 +8,22 @@ use tokio::sync::watch;
 /// Whether requests should come, and whether the process is about to end.
 #[derive(Debug)]
 pub struct Lifecycle {
-    synced: watch::Receiver<bool>,
+    open: watch::Receiver<bool>,
     draining: AtomicBool,
 }
 
 impl Lifecycle {
-    /// Not ready until `synced` is true.
-    pub fn new(synced: watch::Receiver<bool>) -> Self {
-        Self { synced, draining: AtomicBool::new(false) }
+    /// Not ready until `open` is true: the first lists are here, and requests are listened for.
+    pub fn new(open: watch::Receiver<bool>) -> Self {
+        Self { open, draining: AtomicBool::new(false) }
     }
 
-    /// Whether this replica should get requests. Once it has synced, this stays true until it drains, whether or not
+    /// Whether this replica should get requests. Once it has opened, this stays true until it drains, whether or not
     /// the API server can be reached.
     pub fn ready(&self) -> Result<(), &'static str> {
         if self.draining.load(Ordering::Relaxed) {
             Err("draining")
-        } else if !*self.synced.borrow() {
+        } else if !*self.open.borrow() {
             Err("waiting for the first lists from the Kubernetes API server")
         } else {
             Ok(())

@@ -1,6 +1,7 @@
 //! Accepting connections and ending them: without Nagle's delay, and without breaking a stream.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::gateway::metrics::Metrics;
 
 /// Longest time for the headers of a request, which includes the idle time before it: longer than clients keep idle
 /// connections, or a request could meet a connection that just closes.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Listens once the first lists are here. Readiness alone would not do: whoever has sent requests to this address before a
+/// restart may go on, and a gateway that knows no key and no flow would refuse them all; a refused connection goes elsewhere.
+///
+/// # Errors
+/// When the address cannot be listened on, or the watches have ended.
+pub async fn open(address: SocketAddr, mut synced: watch::Receiver<bool>) -> io::Result<TcpListener> {
+    synced.wait_for(|synced| *synced).await.map_err(io::Error::other)?;
+    TcpListener::bind(address).await
+}
 
 struct Counted(Arc<Metrics>);
 
@@ -86,4 +98,21 @@ pub async fn serve(
         () = tokio::time::sleep(timeout) => open,
     };
     Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_is_answered_before_the_first_lists() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (synced, is_synced) = watch::channel(false);
+        let opened = tokio::spawn(open(free, is_synced));
+        tokio::task::yield_now().await;
+        assert!(tokio::net::TcpStream::connect(free).await.is_err(), "a client met a gateway that knows nothing");
+        synced.send_replace(true);
+        let listener = opened.await.unwrap().unwrap();
+        assert!(tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.is_ok());
+    }
 }

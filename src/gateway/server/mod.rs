@@ -18,7 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use admin::router as admin_router;
 pub use drain::{Lifecycle, linger};
-pub use listen::serve;
+pub use listen::{open, serve};
 pub use record::{Recorder, Subject};
 pub use request::{Asked, PIN, headers_of, identify, json_body, milliseconds_now, pins_of, read_body, text};
 
