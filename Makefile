@@ -90,7 +90,8 @@ browser-test: ## The dashboard in a real browser, wide and narrow, light and dar
 	$(CARGO) test --test browser
 
 .PHONY: e2e
-e2e: build devcluster models ## The whole chain on a devcluster with the real model
+e2e: build devcluster models ## The whole chain on a devcluster with the real model, and the dashboard over it in a real browser
+	@tests/browser/install-chromium
 	$(CARGO) test --test e2e
 
 .PHONY: chaos-test

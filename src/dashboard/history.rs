@@ -53,6 +53,11 @@ pub fn points(flow: &PromptFlow) -> Vec<ExperimentPoint> {
     let Some(measured) = &experiment.measured else { return Vec::new() };
     let (Some(namespace), Some(name)) = (&flow.metadata.namespace, &flow.metadata.name) else { return Vec::new() };
     let rollout = status.rollout.as_ref();
+    // The share of the step that was measured: a rollout that has just ended by it has none any more, or all.
+    let weight = experiment.step.and_then(|step| {
+        let step = usize::try_from(step).ok().and_then(|step| flow.spec.rollout.steps.get(step));
+        step.map(|step| step.weight).or(rollout.map(|rollout| rollout.weight))
+    });
     let value = |number: &Option<crate::api::quantity::Decimal>| number.as_ref().and_then(|number| number.value());
     let point = |metric: &crate::api::rollout::ComparisonStatus| ExperimentPoint {
         namespace: namespace.clone(),
@@ -64,7 +69,7 @@ pub fn points(flow: &PromptFlow) -> Vec<ExperimentPoint> {
         goal: metric.goal,
         started_ms: rollout.map(|rollout| rollout.started.0.as_millisecond()),
         step: experiment.step,
-        weight: experiment.step.and(rollout).map(|rollout| rollout.weight),
+        weight,
         units: experiment.units,
         difference: value(&metric.difference),
         lower: value(&metric.lower),
@@ -72,4 +77,32 @@ pub fn points(flow: &PromptFlow) -> Vec<ExperimentPoint> {
         verdict: format!("{:?}", metric.verdict),
     };
     experiment.metrics.iter().map(point).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_ended_a_ramp_was_measured_at_the_share_of_its_step() {
+        let flow = |phase: &str, weight: i32| -> PromptFlow {
+            let arm = json!([{"variant": "control", "revision": "f2", "weight": 100}]);
+            serde_json::from_value(json!({
+                "metadata": {"namespace": "a", "name": "docs", "uid": "u"},
+                "spec": {"nodes": [], "output": "x", "rollout": {"steps": [{"weight": 5}, {"weight": 50}]}},
+                "status": {
+                    "rollout": {"phase": phase, "candidate": arm, "weight": weight, "step": null,
+                                "started": "2026-11-24T12:00:00Z", "since": "2026-11-24T12:00:00Z"},
+                    "experiment": {"units": 50, "step": 1, "measured": "2026-11-24T12:01:00Z", "metrics": [
+                        {"name": "Thumbs", "arm": "candidate", "goal": true, "verdict": "Worse"}]},
+                },
+            }))
+            .unwrap()
+        };
+        for (phase, weight) in [("Progressing", 50), ("RolledBack", 0), ("Promoted", 100)] {
+            let points = points(&flow(phase, weight));
+            assert_eq!(points.iter().map(|point| point.weight).collect::<Vec<_>>(), [Some(50)], "{phase}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -67,11 +67,13 @@ pub struct View {
     /// CSS pixels.
     pub width: u32,
     pub dark: bool,
+    /// Whether the browser runs scripts of pages.
+    pub scripts: bool,
 }
 
 impl Default for View {
     fn default() -> Self {
-        Self { width: 1280, dark: false }
+        Self { width: 1280, dark: false, scripts: true }
     }
 }
 
@@ -93,6 +95,26 @@ pub struct Dom {
     pub faint: Vec<String>,
     /// What the browser complained about, such as violations of the page's policy.
     pub complaints: Vec<String>,
+}
+
+impl Dom {
+    /// What must hold of every page of the dashboard, at every width: it can be read, by eyes and by screen readers, and needs no script.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn is_readable(&self, width: u32) -> Result<()> {
+        for landmark in ["<header", "<main", "<footer", "<nav", "lang=\"en\""] {
+            ensure!(self.html.contains(landmark), "has no {landmark}");
+        }
+        ensure!(self.html.matches("<h1").count() == 1, "has not one heading of the first level");
+        ensure!(!self.html.contains("<script"), "has a script");
+        ensure!(self.width == width && self.scroll_width <= width, "is {} wide: {:?}", self.scroll_width, self.wide);
+        // Between phone and desk a wide table is moved inside its section.
+        ensure!(width == 800 || self.wide.is_empty(), "elements go beyond the window: {:?}", self.wide);
+        ensure!(self.faint.is_empty(), "texts with too little contrast: {:?}", self.faint);
+        ensure!(self.complaints.is_empty() || self.status != 200, "the browser complains: {:?}", self.complaints);
+        Ok(())
+    }
 }
 
 /// Opens one page in a browser of its own. The credential is an API key or a token.
@@ -193,6 +215,7 @@ impl Chromium {
         self.size(view.width, 900, narrow)?;
         let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.call("Emulation.setEmulatedMedia", media)?;
+        self.call("Emulation.setScriptExecutionDisabled", json!({"value": !view.scripts}))?;
         let headers = json!({"headers": {"Authorization": format!("Bearer {credential}")}});
         self.call("Network.setExtraHTTPHeaders", headers)?;
         self.events.clear();

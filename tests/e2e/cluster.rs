@@ -120,7 +120,12 @@ impl Cluster {
     pub fn gateway(&self) -> Result<Gateway> {
         let service =
             self.kubectl(&["get", "service", "llmops-gateway", "-n", SYSTEM, "-o", "jsonpath={.spec.clusterIP}"])?;
-        Ok(Gateway::new(&format!("http://{service}:8080"), &self.key))
+        Ok(self.gateway_at(&format!("http://{service}:8080")))
+    }
+
+    /// A gateway at another address, with the same key.
+    pub fn gateway_at(&self, url: &str) -> Gateway {
+        Gateway::new(url, &self.key)
     }
 
     /// `devcluster kubectl …`; its standard output.

@@ -28,6 +28,11 @@ impl Gateway {
         self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)
     }
 
+    /// The API key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// A request without one.
     pub fn anonymous(&self, path: &str) -> reqwest::RequestBuilder {
         self.client.get(format!("{}{path}", self.url))

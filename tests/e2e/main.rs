@@ -2,11 +2,14 @@
 //!
 //! One cluster serves all tests, in the order of this file, and is removed at the end. The environment names the
 //! programs (the Makefile sets it): `DEVCLUSTER_BIN`, `LLMOPS_BIN`, `LLMOPS_EMBEDDER_DIR`, `LLMOPS_MODEL_GGUF`,
-//! `LLMOPS_LLAMA_SERVER`, `LLMOPS_MODELS_DIR`. `cargo test --test e2e -- NAME` runs those whose name contains NAME.
+//! `LLMOPS_LLAMA_SERVER`, `LLMOPS_MODELS_DIR`. The dashboard is looked at in Chromium, which `tests/browser/install-chromium` gets.
+//! `cargo test --test e2e -- NAME` runs those whose name contains NAME.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod audit;
 mod cases;
+#[path = "../browser/chromium.rs"]
+mod chromium;
 mod cluster;
 mod gateway;
 mod readers;

@@ -101,7 +101,13 @@ pub fn evaluation(evaluation: &Evaluation, reports: &[ReportEntry], now: Timesta
     let status = evaluation.status.as_ref().unwrap_or(&none);
     let paths = |run: &str| paths(&namespace, &name, run, reports);
     let over = status.runs.iter().find(|run| run.phase != RunPhase::Running);
-    let mut runs: Vec<RunRow> = status.runs.iter().map(|run| row(run, paths(&run.name), now)).collect();
+    // The status has first what counts now, which may be an older run that counts again; a table goes by time.
+    let mut known: Vec<&Run> = status.runs.iter().collect();
+    known.sort_by_key(|run| {
+        let started = run.started.as_ref().map(|time| time.0);
+        (started.is_some(), std::cmp::Reverse(started))
+    });
+    let mut runs: Vec<RunRow> = known.into_iter().map(|run| row(run, paths(&run.name), now)).collect();
     // Reports outlive the runs that the status remembers.
     for report in reports.iter().filter(|report| !status.runs.iter().any(|run| run.name == report.run)) {
         let mut row = RunRow {

@@ -10,6 +10,7 @@ use super::plot::{Plot, Series, plot};
 use super::shared::{Badge, Moment, Tone, count, moment, tenth};
 use crate::api::prompt_flow::Experiment;
 use crate::api::rollout::{ComparisonStatus, Direction, ExperimentStatus, ExperimentVerdict};
+use crate::experiment::plan::IMPLICIT_ERROR_RATE;
 use crate::gateway::store::ExperimentPoint;
 
 /// Width of an interval's drawing, in its own units.
@@ -21,6 +22,8 @@ const NARROW: (f64, f64) = (350.0, 280.0);
 const LISTED: usize = 12;
 /// Earlier rollouts that are listed.
 const EARLIER: usize = 10;
+/// What statuses call the treatment of a ramp.
+const CANDIDATE: &str = "candidate";
 /// Plots besides that of the goal.
 const MORE_PLOTS: usize = 12;
 
@@ -108,7 +111,7 @@ fn row(metric: &ComparisonStatus, spec: Option<&Experiment>) -> ComparisonRow {
     let value = |number: &Option<crate::api::quantity::Decimal>| number.as_ref().and_then(|number| number.value());
     let mean = |number| value(number).map_or_else(|| "–".into(), |mean| measure.value(mean));
     let (difference, lower, upper) = (value(&metric.difference), value(&metric.lower), value(&metric.upper));
-    let rules = Rules::of(&metric.name, metric.goal, &measure, spec);
+    let rules = Rules::of(&metric.name, &metric.arm, metric.goal, &measure, spec);
     let ends = [difference, lower, upper, rules.limit];
     let most = ends.into_iter().flatten().fold(0.0_f64, |most, end| most.max(end.abs())) * 1.1;
     let half = INTERVAL_WIDTH / 2.0;
@@ -144,7 +147,7 @@ struct Rules {
 }
 
 impl Rules {
-    fn of(name: &str, goal: bool, measure: &Measure, spec: Option<&Experiment>) -> Self {
+    fn of(name: &str, arm: &str, goal: bool, measure: &Measure, spec: Option<&Experiment>) -> Self {
         let named = |metric: crate::api::rollout::MetricKind, event: &Option<String>| {
             let full = event.as_ref().map_or_else(|| format!("{metric:?}"), |event| format!("{metric:?}/{event}"));
             full == name
@@ -158,7 +161,11 @@ impl Rules {
         let direction = measure.better(goal.and_then(|goal| goal.direction));
         let loss = match goal {
             Some(goal) => goal.margin.value(),
-            None => guardrail.and_then(|guardrail| guardrail.max_regression.value()),
+            None => match guardrail {
+                Some(guardrail) => guardrail.max_regression.value(),
+                // A ramp guards the error rate also without being asked to.
+                None => (name == "ErrorRate" && arm == CANDIDATE).then_some(IMPLICIT_ERROR_RATE),
+            },
         };
         let limit = loss.filter(|loss| *loss > 0.0).and_then(|loss| match direction? {
             Direction::Increase => Some(-loss),
@@ -211,7 +218,7 @@ fn course(
     now: Timestamp,
 ) -> Course {
     let measure = Measure::of(metric);
-    let rules = Rules::of(metric, goal, &measure, spec);
+    let rules = Rules::of(metric, arm, goal, &measure, spec);
     let series = Series { points, measure: &measure, arm, limit: rules.limit, better: rules.better };
     Course {
         metric: measure.name.clone(),

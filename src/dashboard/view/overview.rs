@@ -95,6 +95,12 @@ pub fn overview(seen: &Resources, problems: &BTreeMap<String, String>, now: Time
         message: format!("others serve on, and so does its last version that could be read: {cause}"),
     }));
     page.attention.sort();
+    // What is said on top is not said again in the table.
+    for row in page.namespaces.iter_mut().flat_map(|namespace| &mut namespace.rows) {
+        if page.attention.iter().any(|item| item.path.as_ref() == Some(&row.path) && item.message == row.note) {
+            row.note.clear();
+        }
+    }
     page
 }
 

@@ -200,7 +200,7 @@ fn steps(status: &RolloutStatus, plan: Plan<'_>, now: Timestamp) -> Vec<Step> {
                 (Place::Ahead, "not finished")
             }
             RolloutPhase::RolledBack if somewhere.is_none() && index == at => (Place::Failed, "failed here"),
-            RolloutPhase::RolledBack if index == last => (Place::Present, "now"),
+            RolloutPhase::RolledBack if index == last => (Place::Held, "now"),
             RolloutPhase::RolledBack if somewhere.is_none() && index > at => (Place::Ahead, "not reached"),
             _ if index < at || somewhere.is_some() => (Place::Done, "done"),
             _ if index > at => (Place::Ahead, "ahead"),

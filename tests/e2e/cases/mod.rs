@@ -1,11 +1,16 @@
-//! The tests, in the order in which they run: each leaves the cluster as it found it, the last ones break and remove.
+//! The tests, in the order in which they run: each leaves the cluster as it found it, the last ones break and remove. What the rollouts leave
+//! behind is looked at, and taken away, by `pages`.
 
 mod faults;
 mod gitops;
+mod indexes;
 mod mistakes;
+mod pages;
 mod quiet;
+mod replicas;
 mod rollouts;
 mod serving;
+mod shadow;
 mod swaps;
 
 use anyhow::Result;
@@ -45,6 +50,11 @@ cases![
     rollouts::a_better_prompt_is_promoted,
     rollouts::a_bad_model_file_is_stopped_by_its_gate,
     rollouts::an_index_of_the_wrong_documents_is_stopped_by_its_gate,
+    indexes::wrong_documents_are_stopped_by_evaluations,
+    pages::a_ramp_is_seen_while_it_goes_on,
+    pages::what_was_refused_is_told_with_its_reason,
+    shadow::copies_are_seen_by_nobody_and_told_by_revision,
+    replicas::no_unit_goes_back_while_replicas_change_over,
     gitops::git_and_the_cluster_stay_equal,
     gitops::a_chart_upgrade_changes_nothing_in_mid_rollout,
     gitops::people_act_on_a_rollout_and_git_stays_equal,

@@ -13,21 +13,27 @@ use crate::{audit, wait};
 /// Kinds of ours in the samples' namespace, with one object each at least.
 pub(super) const KINDS: usize = 4;
 
-/// Sum of `llmops_controller_reconciles_total` as the controller's pod exposes it.
-pub(super) async fn reconciles(cluster: &Cluster) -> Result<Option<f64>> {
+/// What the pod of a component (`controller`, `gateway`) tells to Prometheus.
+pub(super) async fn metrics(cluster: &Cluster, component: &str) -> Result<Option<String>> {
     let pods: Api<Pod> = Api::namespaced(cluster.client(), SYSTEM);
-    let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/component=controller")).await?;
+    let labels = format!("app.kubernetes.io/component={component}");
+    let pods = pods.list(&ListParams::default().labels(&labels)).await?;
     for pod in pods.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else { continue };
-        let text = reqwest::get(format!("http://{address}:9090/metrics")).await?.text().await?;
-        let sum = text
-            .lines()
-            .filter(|line| line.starts_with("llmops_controller_reconciles_total"))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum();
-        return Ok(Some(sum));
+        return Ok(Some(reqwest::get(format!("http://{address}:9090/metrics")).await?.text().await?));
     }
     Ok(None)
+}
+
+/// Sum of `llmops_controller_reconciles_total` as the controller's pod exposes it.
+pub(super) async fn reconciles(cluster: &Cluster) -> Result<Option<f64>> {
+    let text = metrics(cluster, "controller").await?;
+    Ok(text.map(|text| {
+        text.lines()
+            .filter(|line| line.starts_with("llmops_controller_reconciles_total"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }))
 }
 
 pub(super) async fn until_reconciled(cluster: &Cluster, at_least: f64) -> Result<()> {

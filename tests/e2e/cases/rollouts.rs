@@ -11,9 +11,9 @@ use crate::cluster::{Cluster, NAMESPACE, required};
 use crate::readers::{FACTS, Readers, cases};
 use crate::{samples, wait};
 
-const FLOW: &str = "story";
+pub const FLOW: &str = "story";
 /// A rollout, its evaluation and its ramp.
-const LIMIT: Duration = Duration::from_secs(240);
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// Right, and of a length that pleases some.
 const GOOD: (&str, i32) = ("{{ inputs.question }} Answer in two sentences.", 24);
@@ -22,9 +22,14 @@ const WRONG: (&str, i32) = ("Write a friendly greeting to a visitor.", 24);
 /// Right often enough for the gate, and longer than anybody likes.
 const LONG: (&str, i32) = ("{{ inputs.question }} Explain in detail with the history and many examples.", 48);
 /// Right, and short.
-const SHORT: (&str, i32) = ("{{ inputs.question }} Answer in one short sentence.", 12);
+pub const SHORT: (&str, i32) = ("{{ inputs.question }} Answer in one short sentence.", 12);
 
-fn flow((prompt, tokens): (&str, i32)) -> String {
+fn flow(prompt: (&str, i32)) -> String {
+    ramped(prompt, "{weight: 50, minUnits: 20}")
+}
+
+/// The flow with a ramp of these steps.
+pub fn ramped((prompt, tokens): (&str, i32), steps: &str) -> String {
     format!(
         r#"
 apiVersion: llmops.dev/v1alpha1
@@ -46,7 +51,7 @@ spec:
     minUnits: 20
   rollout:
     gates: [{{evaluationRef: {{name: story-gate}}}}]
-    steps: [{{weight: 50, minUnits: 20}}]
+    steps: [{steps}]
 "#,
         model = samples::MODEL,
     )
@@ -75,13 +80,13 @@ spec:
     )
 }
 
-async fn revision_of(cluster: &Cluster) -> Result<String> {
+pub async fn revision_of(cluster: &Cluster) -> Result<String> {
     let flow: PromptFlow = kube::Api::namespaced(cluster.client(), NAMESPACE).get(FLOW).await?;
     flow.status.and_then(|status| status.stable_revision).context("a stable revision")
 }
 
 /// Commits a prompt and waits until its rollout has ended in one way or the other.
-async fn commit(cluster: &Cluster, prompt: (&str, i32), end: RolloutPhase) -> Result<PromptFlow> {
+pub async fn commit(cluster: &Cluster, prompt: (&str, i32), end: RolloutPhase) -> Result<PromptFlow> {
     cluster.apply(NAMESPACE, &flow(prompt))?;
     wait::until(&cluster.client(), NAMESPACE, FLOW, LIMIT, &format!("{end:?}"), |flow: &PromptFlow| {
         flow.status.as_ref().is_some_and(|status| {
@@ -228,16 +233,7 @@ pub fn a_bad_model_file_is_stopped_by_its_gate(cluster: &Cluster) -> Result<()> 
         ensure!(status.rejected_revisions[0].reason == "EvaluationFailed", "{:?}", status.rejected_revisions);
         ensure!(status.traffic.iter().all(|arm| arm.revision == stable), "{:?}", status.traffic);
         Ok(())
-    })?;
-    cluster.kubectl(&[
-        "delete",
-        "-n",
-        NAMESPACE,
-        "modeldeployment/gated",
-        "evaluation/gated-gate",
-        "configmap/gated-cases",
-    ])?;
-    Ok(())
+    })
 }
 
 /// An index of a few documents, with questions that only these answer.
@@ -280,7 +276,7 @@ spec:
     )
 }
 
-const LIBRARY: [(&str, &str); 4] = [
+pub const LIBRARY: [(&str, &str); 4] = [
     ("bees.md", "Bees carry pollen between flowers. A hive has one queen."),
     ("bridges.md", "Suspension bridges hang from cables of steel. Their towers carry the load."),
     ("tides.md", "The moon pulls the sea and makes the tides. There are two a day."),
@@ -313,22 +309,5 @@ pub fn an_index_of_the_wrong_documents_is_stopped_by_its_gate(cluster: &Cluster)
             .await?;
         ensure!(found["generation"] == active.as_str() && found["results"][0]["uri"] == "tides.md", "{found}");
         Ok(())
-    })?;
-    cluster.kubectl(&[
-        "delete",
-        "-n",
-        NAMESPACE,
-        "ragindex/library",
-        "configmap/library",
-        "configmap/library-golden",
-    ])?;
-    cluster.kubectl(&[
-        "delete",
-        "-n",
-        NAMESPACE,
-        "promptflow/story",
-        "evaluation/story-gate",
-        "configmap/story-cases",
-    ])?;
-    Ok(())
+    })
 }

@@ -57,6 +57,12 @@ pub fn plan(spec: &ModelRollout) -> rollout::Plan {
     }
 }
 
+/// Why a rejected revision is not tried. What helps is in the rejection's own words.
+fn refused(rejected: &RejectedRevision) -> Error {
+    let reason = troubles::known_reason(&rejected.reason);
+    Error::stalled(reason, format!("revision {} is rejected: {}", rejected.revision, rejected.message))
+}
+
 impl Engine<'_> {
     /// Whether the machine decides: the spec asks for it, or a rollout that began so is not over.
     pub(super) fn is_guarded(&self) -> bool {
@@ -105,7 +111,7 @@ impl Engine<'_> {
         if let Some(target) = &notes.target
             && rollout.decision.state.as_ref().is_some_and(|state| state.phase == RolloutPhase::RolledBack)
         {
-            notes.fault = rollout.rejected.iter().find(|rejected| rejected.revision == *target).map(given_up);
+            notes.fault = rollout.rejected.iter().find(|rejected| rejected.revision == *target).map(refused);
         }
         let selected = notes.serving.as_deref().unwrap_or(NOBODY);
         let mut desired = vec![Desired::new(&self.service(selected))?];
