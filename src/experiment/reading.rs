@@ -20,7 +20,7 @@ pub const LEAST_APPROXIMATE: u64 = 50;
 ///
 /// A guardrail's harm in a share (error rate, thumbs, event) is called when both are refuted: "no loss at all" with the plan's alpha, and "a loss
 /// within what is tolerated" with this. So with no real loss a treatment is rolled back wrongly with probability at most alpha; with a loss
-/// exactly at the limit with probability at most 0.1 (some 0.04 in `make bench-experiments`, since Ville's inequality has slack). Asking for alpha in
+/// exactly at the limit with probability at most 0.1 (0.03 to 0.04 in `make bench-experiments`, since Ville's inequality has slack). Asking for alpha in
 /// both would let a candidate that fails one request in five meet more users.
 pub const LIKELY: f64 = 0.1;
 

@@ -46,6 +46,12 @@ const LOOK: &str = r#"(() => {
     const box = element.getBoundingClientRect();
     if (box.width > 1 && box.right > innerWidth + 1 && !element.closest('.scroll') && !element.closest('svg svg') && !hidden(element))
       wide.push(element.tagName + '.' + element.getAttribute('class') + ' ends at ' + Math.round(box.right));
+    // What goes beyond a drawing is cut off.
+    const drawing = element.tagName === 'text' && element.closest('svg').getBoundingClientRect();
+    if (drawing && (box.right > drawing.right + 1 || box.left < drawing.left - 1))
+      wide.push('"' + element.textContent + '" of a drawing is cut off');
+    if (innerWidth < 640 && element.matches('tbody th a') && element.getClientRects().length > 1 && element.textContent.length < 30)
+      wide.push('"' + element.textContent + '" is broken into lines');
     const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
     if (!own || box.width < 2) continue;
     const style = getComputedStyle(element), svg = element instanceof SVGElement;

@@ -18,11 +18,6 @@ impl Gateway {
         Self { url: url.to_owned(), key: key.to_owned(), client }
     }
 
-    #[allow(dead_code, reason = "the chaos test needs it")]
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
     /// A request with the API key.
     pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)

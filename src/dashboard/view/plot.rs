@@ -24,6 +24,9 @@ const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 44.0;
+/// Space that the axis' title and the gap beside its labels take, and that one character of a label takes.
+const TITLE: f64 = 30.0;
+const DIGIT: f64 = 7.7;
 /// Measurements nearer than this are drawn as one: the widest interval of them, and the last difference.
 const NEAR: f64 = 3.0;
 /// Most measurements that are drawn one by one.
@@ -91,13 +94,21 @@ struct Group {
 
 /// Draws a series on so much space.
 pub fn plot(series: &Series<'_>, width: f64, height: f64) -> Plot {
+    let drawn = draw(series, width, height, LEFT);
+    // How long the labels are is known once it is drawn; small numbers have long ones.
+    let longest = drawn.y_ticks.iter().map(|tick| tick.label.chars().count()).max().unwrap_or(0);
+    let left = TITLE + DIGIT * f64::from(u32::try_from(longest).unwrap_or(u32::MAX));
+    if left > LEFT && left < width / 2.0 { draw(series, width, height, left) } else { drawn }
+}
+
+fn draw(series: &Series<'_>, width: f64, height: f64, left: f64) -> Plot {
     let (right, bottom) = (width - RIGHT, height - BOTTOM);
     let times = series.points.iter().map(|point| point.measured_ms);
     let (first, last) = (times.clone().min().unwrap_or(0), times.max().unwrap_or(0));
     // One measurement alone stands in the middle of a minute.
     let (from, to) = if last > first { (first, last) } else { (first - 30_000, last + 30_000) };
     #[allow(clippy::cast_precision_loss)]
-    let x = |time: i64| LEFT + (right - LEFT) * ((time - from) as f64 / (to - from).max(1) as f64);
+    let x = |time: i64| left + (right - left) * ((time - from) as f64 / (to - from).max(1) as f64);
     let groups = group(series.points, x);
     let (low, high) = range(&groups, series);
     let y = |value: f64| bottom - (bottom - TOP) * (value - low) / (high - low);
@@ -118,7 +129,7 @@ pub fn plot(series: &Series<'_>, width: f64, height: f64) -> Plot {
     Plot {
         width,
         height,
-        left: LEFT,
+        left,
         right,
         top: TOP,
         bottom,

@@ -213,8 +213,8 @@ fn the_row_of_steps_marks_the_present_one() {
     assert_eq!(words("Promoted", Some(1), "Passed", None), "+++++");
     // The status of a rollout that was rolled back names no step.
     assert_eq!(words("RolledBack", None, "Passed", Some(0)), "++!.=");
-    assert_eq!(words("RolledBack", None, "Passed", None), "++..*");
-    assert_eq!(words("RolledBack", None, "Failed", None), "+!..*");
+    assert_eq!(words("RolledBack", None, "Passed", None), "++..=");
+    assert_eq!(words("RolledBack", None, "Failed", None), "+!..=");
     assert_eq!(words("Progressing", Some(7), "Passed", None), "+++*.", "a spec with fewer steps");
 }
 

@@ -128,6 +128,11 @@ pub fn copies_are_seen_by_nobody_and_told_by_revision(cluster: &Cluster) -> Resu
         );
         Ok(())
     })?;
+    // Deleted in the middle of its ramp, it takes its revisions along.
     cluster.kubectl(&["delete", "promptflow", FLOW, "-n", NAMESPACE])?;
-    Ok(())
+    cluster.run(wait::eventually(LIMIT, "the flow's revisions are gone", || async {
+        let label = format!("llmops.dev/owner={FLOW}");
+        let left = cluster.kubectl(&["get", "controllerrevisions", "-n", NAMESPACE, "-l", &label, "-o", "name"])?;
+        Ok(left.trim().is_empty().then_some(()))
+    }))
 }
