@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use super::Fetched;
 use super::build::job_name;
 use super::gating;
-use super::job_outcome::{Failure, Outcome, outcome, trouble};
+use super::job_outcome::{Failure, Outcome, earlier_builder, outcome, trouble};
 use super::status::reason;
 use super::validate::{Inputs, Validated};
 use crate::api::rag_index::{
@@ -177,7 +177,11 @@ impl Run<'_> {
 
     fn building(&mut self, candidate: CandidateGeneration) {
         match self.outcome_of(&candidate) {
-            None => {}
+            None => {
+                self.step.trouble = earlier_builder(&self.fetched.pods).map(|pod| {
+                    format!("pod `{}` of an earlier build still ends; the next one starts then", pod.name_any())
+                });
+            }
             Some(Outcome::Running(trouble)) => self.step.trouble = trouble,
             Some(Outcome::Reported(report)) => self.reported(candidate, &report),
             Some(Outcome::Unreported { at }) => match self.left(at, REPORT_GRACE) {

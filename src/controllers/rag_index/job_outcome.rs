@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use kube::ResourceExt;
 
 use super::status::reason;
+use crate::api::names;
 use crate::indexer::job::{BuildReport, EXIT_CONFIGURATION};
 
 /// How far a build is.
@@ -93,6 +94,16 @@ fn is_of(pod: &Pod, job: &Job) -> bool {
     let owners = pod.metadata.owner_references.iter().flatten();
     let uid = job.metadata.uid.as_deref();
     owners.into_iter().any(|owner| owner.kind == "Job" && Some(owner.uid.as_str()) == uid)
+}
+
+/// A builder that still runs: before a Job is made, one of a Job that was deleted, of other inputs, or of an earlier
+/// index of the name. Two builders of one store would write the same generation at the same time.
+pub fn earlier_builder(pods: &[Pod]) -> Option<&Pod> {
+    pods.iter().find(|pod| {
+        let builds = pod.labels().get(names::LABEL_COMPONENT).is_some_and(|it| it == names::COMPONENT_INDEX_BUILD);
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        builds && !matches!(phase, Some("Succeeded" | "Failed"))
+    })
 }
 
 /// The end of the pod that ended last: earlier pods of the Job were replaced.

@@ -16,7 +16,7 @@ use kube::ResourceExt;
 
 use super::Fetched;
 use super::advance::{Step, advance, generation_of, may_retire};
-use super::job_outcome::{Outcome, outcome};
+use super::job_outcome::{Outcome, earlier_builder, outcome};
 use super::validate::Validated;
 use crate::api::rag_index::{AccessMode, CandidateGeneration, CandidatePhase, RagIndexStatus};
 use crate::api::revision::short;
@@ -65,8 +65,10 @@ pub fn plan(
             }
             CandidatePhase::Building => {
                 job = Some(job_name(&name, &candidate.inputs, candidate.attempt));
+                let made = fetched.jobs.iter().find(|made| Some(made.name_any()) == job);
                 if let Ok(inputs) = &validated.inputs
                     && inputs.hash == candidate.inputs
+                    && (made.is_some() || earlier_builder(&fetched.pods).is_none())
                 {
                     let job = job::render(image, object, inputs, &step.status, candidate.attempt)?;
                     desired.push(Desired::once(&job)?);

@@ -35,6 +35,26 @@ fn from_documents_to_a_serving_generation() {
 }
 
 #[test]
+fn never_are_there_two_builders() {
+    let mut world = World::new();
+    let builder = |phase: &str| {
+        json!({
+            "metadata": {"name": "builder", "labels": {"llmops.dev/component": "index-build"}},
+            "status": {"phase": phase},
+        })
+    };
+    // The Job of this pod was deleted; the pod has a grace period to end in.
+    world.pods = vec![builder("Running")];
+    world.settle();
+    assert!(world.jobs().is_empty(), "{:?}", world.writes);
+    let status = serde_json::to_string(&world.state()).unwrap();
+    assert!(status.contains("pod `builder` of an earlier build still ends"), "{status}");
+    world.pods = vec![builder("Failed")];
+    world.settle();
+    assert_eq!(world.jobs().len(), 1);
+}
+
+#[test]
 fn nothing_is_written_twice() {
     let mut world = serving();
     world.writes.clear();
