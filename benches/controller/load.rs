@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use llmops::api::{ModelDeployment, conditions};
@@ -178,6 +178,9 @@ pub async fn heal(client: &Client, count: usize) -> Result<f64> {
     let before = deployments.list(&ListParams::default()).await?;
     let victims: BTreeSet<String> = before.items.iter().take(count).map(ResourceExt::name_any).collect();
     let old: BTreeSet<String> = before.items.iter().filter_map(ResourceExt::uid).collect();
+    // Watched, not listed again and again: lists of everything would take the time of who heals.
+    let version = before.metadata.resource_version.clone().unwrap_or_default();
+    let mut events = deployments.watch_metadata(&WatchParams::default(), &version).await?.boxed();
     let start = Instant::now();
     stream::iter(&victims)
         .map(|name| {
@@ -188,19 +191,18 @@ pub async fn heal(client: &Client, count: usize) -> Result<f64> {
         .try_collect::<Vec<_>>()
         .await?;
     let deleted = start.elapsed().as_secs_f64();
+    let mut healed = BTreeSet::new();
     let back = async {
-        loop {
-            let now = deployments.list(&ListParams::default()).await?;
-            let healed = now
-                .items
-                .iter()
-                .filter(|d| victims.contains(&d.name_any()) && d.uid().is_some_and(|uid| !old.contains(&uid)))
-                .count();
-            if healed == victims.len() {
-                return anyhow::Ok(());
+        while healed.len() < victims.len() {
+            let event = events.try_next().await?.context("the watch ended before the children were back")?;
+            if let WatchEvent::Added(child) = event
+                && victims.contains(&child.name_any())
+                && child.uid().is_some_and(|uid| !old.contains(&uid))
+            {
+                healed.insert(child.name_any());
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        anyhow::Ok(())
     };
     tokio::time::timeout(Duration::from_secs(120), back)
         .await

@@ -75,6 +75,8 @@ pub struct Parent {
     pub uid: String,
     /// Field manager of its controller.
     pub manager: &'static str,
+    /// Whether it has a status, so that children may have been made for it before.
+    pub is_known: bool,
 }
 
 /// What an apply left behind.
@@ -149,6 +151,9 @@ pub async fn apply(
             check_ours(parent, child.kind, &child.name, &entry)?;
         }
     }
+    // A child that is missing may be one that went with its owner: where the watch of the owner is behind, children
+    // would be made for the object that was, and collected, again and again. A new object has lost none.
+    let mut is_there = !parent.is_known;
     for child in desired {
         let key = key(&child.name);
         let entry = match caches.of(child.kind).get(&key) {
@@ -169,6 +174,10 @@ pub async fn apply(
                 }
             }
             None => {
+                if !is_there {
+                    writer.check_parent(parent).await?;
+                    is_there = true;
+                }
                 let entry = writer.create(child.kind, &key, parent, finish(parent, child)).await?;
                 applied.written.push((child.kind, child.name.clone()));
                 entry

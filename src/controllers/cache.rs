@@ -1,7 +1,7 @@
 //! What the API server last said, kept small: each object is its trimmed JSON text and the few fields by which it is
 //! found, decoded when a reconcile asks for it. A typed pod costs ten times as much memory as its text.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
@@ -79,11 +79,14 @@ pub(crate) struct Change {
 
 #[derive(Default)]
 struct State {
-    objects: HashMap<Key, Arc<Entry>>,
+    /// In order, so that a start looks at the objects in the same order each time.
+    objects: BTreeMap<Key, Arc<Entry>>,
     /// Keys by owner: kind is in each entry's owner, so namespace and owner's name suffice.
     owned: HashMap<(Kind, Key), BTreeSet<String>>,
     /// While a list runs: what it gave so far, and what was written meanwhile.
     listing: Option<HashSet<Key>>,
+    /// Newest version that the watch has shown of any object: up to it, it has shown everything.
+    shown: u64,
 }
 
 /// The objects of one kind.
@@ -164,10 +167,17 @@ impl Cache {
         changes
     }
 
-    /// Takes an object from a watch or from the answer to a write. Older versions than the cached one are ignored.
+    /// Takes an object from a watch or from the answer to a write. Older versions than the cached one are ignored, and
+    /// answers that the watch is past: an object that was deleted before its answer came would stay for ever.
     pub(crate) fn put(&self, object: &Value, watched: bool) -> Option<Change> {
         let (key, entry) = entry(self.kind, object)?;
         let mut state = self.write();
+        let version = entry.resource_version.parse::<u64>();
+        if watched {
+            state.shown = state.shown.max(version.unwrap_or_default());
+        } else if version.is_ok_and(|version| version <= state.shown) {
+            return None;
+        }
         if let Some(listing) = &mut state.listing {
             listing.insert(key.clone());
         }
@@ -194,6 +204,10 @@ impl Cache {
     /// Removes an object that a watch or the answer to a delete says is gone.
     pub(crate) fn remove(&self, key: &Key, resource_version: Option<&str>, watched: bool) -> Option<Change> {
         let mut state = self.write();
+        if watched {
+            let shown = resource_version.and_then(|version| version.parse().ok()).unwrap_or_default();
+            state.shown = state.shown.max(shown);
+        }
         let cached = state.objects.get(key)?;
         // A new object of the same name may be cached already.
         if resource_version
@@ -401,6 +415,23 @@ mod tests {
         assert!(cache.remove(&key, Some("3"), true).is_none(), "a delete of an earlier object of that name");
         assert!(cache.remove(&key, Some("8"), true).is_some_and(|change| change.new.is_none()));
         assert!(cache.owned(Kind::ModelDeployment, &Key::new("n", "m")).is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_end_of_its_object_leaves_nothing() {
+        let cache = Cache::new(Kind::Service);
+        let key = Key::new("n", "a");
+        // Created by us as version 5 and deleted by somebody as version 6, before the answer to our write is here.
+        cache.put(&service("5", 1), true);
+        cache.remove(&key, Some("6"), true);
+        assert!(cache.put(&service("5", 1), false).is_none());
+        assert!(cache.get(&key).is_none());
+        // Also when the watch showed nothing of it, because it began after the end.
+        let mut other = service("9", 1);
+        other["metadata"]["name"] = json!("b");
+        cache.put(&other, true);
+        assert!(cache.put(&service("8", 1), false).is_none());
+        assert!(cache.put(&service("10", 1), false).is_some(), "what the watch has not reached counts");
     }
 
     #[test]

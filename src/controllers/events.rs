@@ -101,8 +101,13 @@ mod tests {
     #[test]
     fn notes_of_one_moment_have_names_of_their_own() {
         use crate::controllers::kinds::{Key, Kind};
-        let parent =
-            Parent { kind: Kind::PromptFlow, key: Key::new("n", "ask"), uid: "u".into(), manager: "llmops-promptflow" };
+        let parent = Parent {
+            kind: Kind::PromptFlow,
+            key: Key::new("n", "ask"),
+            uid: "u".into(),
+            manager: "llmops-promptflow",
+            is_known: false,
+        };
         let at = jiff::Timestamp::UNIX_EPOCH;
         let name = |note: Note| note.event(&parent, at, "i").metadata.name.unwrap();
         let one = name(Note::normal("RolledBack", "x"));

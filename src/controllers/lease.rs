@@ -44,6 +44,7 @@ impl Election<'_> {
         loop {
             let step = tokio::time::timeout(PERIOD, self.step(&mut seen));
             tokio::select! {
+                biased;
                 outcome = step => match outcome {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
@@ -58,6 +59,7 @@ impl Election<'_> {
                 self.leadership.set(Standing::Follower);
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(PERIOD) => {}
                 () = stop.cancelled() => break,
             }

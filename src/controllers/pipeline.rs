@@ -273,7 +273,13 @@ pub(crate) async fn reconcile<C: Controller>(
         Ok(object) => object,
         Err(error) => return (Next::default(), Err(error)),
     };
-    let parent = Parent { kind, key: key.clone(), uid: entry.uid.clone(), manager: C::FIELD_MANAGER };
+    let parent = Parent {
+        kind,
+        key: key.clone(),
+        uid: entry.uid.clone(),
+        manager: C::FIELD_MANAGER,
+        is_known: object.status().is_some(),
+    };
     let mut run = Run { controller, shared, parent: &parent, entry, previous: object.status().cloned() };
     if object.suspended() {
         let written = run.conclude(&object, Stage::Suspended).await;

@@ -22,6 +22,7 @@ use super::leadership::Leadership;
 use super::lease::Election;
 use super::measure::{GatewayMeasurements, Measure};
 use super::metrics::Metrics;
+use super::model_deployment::outside::{Ask, OverHttp};
 use super::pipeline::{Controller, Shared};
 use super::watches;
 use super::worker::{Observer, Worker};
@@ -65,6 +66,8 @@ pub struct Config {
     pub gateway_url: String,
     /// Where rollouts and experiments are measured.
     pub measure: Arc<dyn Measure>,
+    /// Who tells of downloads and of providers.
+    pub outside: Arc<dyn Ask>,
     /// Namespace of this process.
     pub namespace: String,
     /// Watch only this namespace.
@@ -115,6 +118,7 @@ pub async fn run(args: Args) -> ExitCode {
         image: args.image,
         gateway_url: args.gateway_url,
         measure,
+        outside: Arc::new(OverHttp::default()),
         namespace: args.namespace,
         watch_namespace: args.watch_namespace,
         lease_name: Some(args.lease_name),
@@ -234,6 +238,7 @@ impl Runtime {
             });
         }
         // Set once, here: nothing changes a cache before the watches start.
+        let observers = self.observers.clone();
         let _ = self.observed.set(self.observers);
         let notify = on_change(self.observed);
         for kind in Kind::ALL {
@@ -248,6 +253,7 @@ impl Runtime {
         }
         // A reconcile on half a picture would write what is not wanted: nobody works before every cache is complete.
         let synced = tokio::select! {
+            biased;
             () = self.caches.wait_synced() => true,
             () = shutdown.cancelled() => false,
         };
@@ -257,8 +263,7 @@ impl Runtime {
         tracing::info!("caches are complete");
         let released = CancellationToken::new();
         let election = elect(self.client, &config, self.leadership.clone(), released.clone());
-        let gauge = show_leadership(self.leadership.clone(), self.metrics.leader.clone());
-        background.spawn(gauge);
+        background.spawn(follow_leadership(self.leadership.clone(), self.metrics.leader.clone(), observers));
         let work = async {
             let mut running = JoinSet::new();
             for worker in self.workers {
@@ -294,10 +299,17 @@ async fn elect(client: Client, config: &Config, leadership: Leadership, stop: Ca
     election.run(stop).await;
 }
 
-async fn show_leadership(leadership: Leadership, gauge: prometheus_client::metrics::gauge::Gauge) {
+async fn follow_leadership(
+    leadership: Leadership,
+    gauge: prometheus_client::metrics::gauge::Gauge,
+    observers: Vec<Arc<dyn Observer>>,
+) {
     let mut standing = leadership.subscribe();
     loop {
         gauge.set(i64::from(leadership.leads()));
+        for observer in &observers {
+            observer.standing_changed();
+        }
         if standing.changed().await.is_err() {
             return;
         }

@@ -90,6 +90,10 @@ impl Backoff for Retry {
     }
 }
 
+fn is_absent(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
 struct Sink<'a> {
     kind: Kind,
     cache: &'a Cache,
@@ -117,6 +121,11 @@ impl Sink<'_> {
                     self.metrics.cached.get_or_create(&label).set(count);
                 }
                 Err(error) => {
+                    // A kind that is not installed has no objects: the other kinds do not wait for it. What is known
+                    // already stays, for an answer of a moment is no reason to forget it.
+                    if is_absent(&error) && !self.cache.is_synced() {
+                        self.cache.list_ends();
+                    }
                     self.metrics.watch_errors.get_or_create(&label).inc();
                     // Said once: while the API server is away every attempt fails the same way.
                     if !std::mem::replace(&mut failing, true) {

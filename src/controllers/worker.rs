@@ -34,6 +34,9 @@ const REFERENCE_DEBOUNCE: Duration = Duration::from_millis(20);
 /// Takes notice of changes in the caches.
 pub(crate) trait Observer: Send + Sync {
     fn changed(&self, change: &Change);
+
+    /// This process became the leader, or is it no more.
+    fn standing_changed(&self);
 }
 
 /// One controller's turns.
@@ -75,7 +78,6 @@ impl<C: Controller> Worker<C> {
 
     /// Gives turns until the shutdown; then lets running reconciles finish.
     pub(crate) async fn run(self: Arc<Self>, leadership: Leadership, shutdown: CancellationToken) {
-        let mut standing = leadership.subscribe();
         let mut running: JoinSet<()> = JoinSet::new();
         let mut led = false;
         loop {
@@ -95,11 +97,11 @@ impl<C: Controller> Worker<C> {
             self.metrics.queued.get_or_create(&ByController { controller: C::NAME }).set(queued);
             let next = if led && running.len() < CONCURRENT { lock(&self.schedule).next() } else { None };
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 () = self.wake.notified() => {}
                 Some(ended) = running.join_next() => report_panic(C::NAME, ended),
                 () = sleep_until(next) => {}
-                _ = standing.changed() => {}
             }
         }
         while let Some(ended) = running.join_next().await {
@@ -209,6 +211,10 @@ impl<C: Controller> Worker<C> {
 }
 
 impl<C: Controller> Observer for Worker<C> {
+    fn standing_changed(&self) {
+        self.wake.notify_one();
+    }
+
     fn changed(&self, change: &Change) {
         if change.kind == Self::kind() {
             match &change.new {

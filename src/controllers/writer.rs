@@ -83,6 +83,22 @@ impl Writer {
             .ok_or_else(|| Error::Conflict(format!("{kind} {key}, which was written and deleted at once,")))
     }
 
+    /// Asks the API server whether an object is still the one that the cache has.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it is gone, going, or another one of its name: the cache will show that soon.
+    pub(crate) async fn check_parent(&self, parent: &Parent) -> Result<(), Error> {
+        let found = self
+            .api(parent.kind, &parent.key)
+            .get_metadata_opt(&parent.key.name)
+            .await
+            .map_err(|error| Error::from_api(&format!("reading {} {}", parent.kind, parent.key), &error))?;
+        let same = found.is_some_and(|found| {
+            found.metadata.uid.as_deref() == Some(parent.uid.as_str()) && found.metadata.deletion_timestamp.is_none()
+        });
+        if same { Ok(()) } else { Err(Error::Conflict(format!("{} {}", parent.kind, parent.key))) }
+    }
+
     /// Creates an owned object that the cache does not have.
     ///
     /// # Errors

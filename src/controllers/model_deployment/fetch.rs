@@ -1,18 +1,14 @@
 //! What decides about a ModelDeployment besides its spec. Reads the watch caches; the two requests that are not to
-//! the API server (a download's progress, a provider's health) run beside, and their last answer is used.
+//! the API server are `outside.rs`.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
-use serde::Deserialize;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::build::FETCH;
+use super::outside::{Outside, Provider};
 use super::revision::{self, Stored};
 use crate::api::Evaluation;
 use crate::api::model_deployment::{Download, ModelDeployment};
@@ -25,16 +21,6 @@ use crate::controllers::pipeline::Scope;
 
 /// Port on which the download tells its progress.
 pub const PROGRESS_PORT: u16 = 8081;
-/// Time between two looks at a download's progress.
-pub const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
-/// Time between two looks at a provider that answered.
-const PROVIDER_PERIOD: Duration = Duration::from_secs(300);
-/// Time between two looks at a provider that did not.
-const PROVIDER_RETRY: Duration = Duration::from_secs(30);
-/// Longest wait for a provider's answer.
-const PROVIDER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Requests to pods and providers at the same time: slow ones must not use up what others need.
-const CONCURRENT: usize = 16;
 
 /// State of the Secret that `credentialsRef` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,20 +34,6 @@ pub enum Credentials {
     NoToken,
     /// Hash of its token.
     Hash(String),
-}
-
-/// What is known of a provider.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Provider {
-    /// Nothing yet.
-    #[default]
-    Unknown,
-    /// It answers.
-    Reachable,
-    /// It answers that the credentials are wrong.
-    Refuses(String),
-    /// It does not answer.
-    Unreachable(String),
 }
 
 /// What decides about a ModelDeployment besides its spec.
@@ -94,152 +66,6 @@ impl Fetched {
             pod.metadata.deletion_timestamp.is_none()
                 && pod.labels().get(names::LABEL_REVISION).is_some_and(|label| label == revision)
         })
-    }
-}
-
-struct Answer<T> {
-    asked: Instant,
-    running: bool,
-    value: T,
-    /// What was asked; an answer to another question is no answer.
-    question: String,
-}
-
-/// Asks pods and providers, beside the reconciles.
-pub struct Outside {
-    /// Made when first needed: it loads the trusted certificates.
-    client: OnceLock<Option<reqwest::Client>>,
-    slots: Arc<Semaphore>,
-    downloads: Arc<Mutex<HashMap<String, Answer<Option<Download>>>>>,
-    providers: Arc<Mutex<HashMap<String, Answer<Provider>>>>,
-}
-
-impl Default for Outside {
-    fn default() -> Self {
-        Self {
-            client: OnceLock::new(),
-            slots: Arc::new(Semaphore::new(CONCURRENT)),
-            downloads: Arc::default(),
-            providers: Arc::default(),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Progress {
-    bytes: i64,
-    total_bytes: Option<i64>,
-}
-
-impl Outside {
-    fn client(&self) -> Option<reqwest::Client> {
-        let made = self.client.get_or_init(|| {
-            let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-            match builder.timeout(PROVIDER_TIMEOUT).build() {
-                Ok(client) => Some(client),
-                Err(error) => {
-                    tracing::error!(%error, "no HTTP client: downloads' progress and providers' health stay unknown");
-                    None
-                }
-            }
-        });
-        made.clone()
-    }
-
-    /// Forgets an object that needs no answers.
-    fn forget(&self, uid: &str) {
-        self.downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
-    fn progress(&self, uid: &str, address: &str) -> Option<Download> {
-        let mut answers = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ask, last) = due(&mut answers, uid, address, None, |_| PROGRESS_PERIOD);
-        drop(answers);
-        if ask && let Some(client) = self.client() {
-            let (slots, answers) = (Arc::clone(&self.slots), Arc::clone(&self.downloads));
-            let (uid, url) = (uid.to_owned(), format!("http://{address}/progress"));
-            tokio::spawn(async move {
-                let _slot = slots.acquire_owned().await;
-                let heard = async { client.get(url).send().await?.error_for_status()?.json::<Progress>().await };
-                let heard = heard.await.ok().map(|p| Download { bytes: p.bytes, total_bytes: p.total_bytes });
-                answered(&answers, &uid, |value| *value = heard.or(value.take()));
-            });
-        }
-        last
-    }
-
-    fn provider(&self, uid: &str, base_url: &str, secret: Option<&Secret>) -> Provider {
-        let token = secret.and_then(token);
-        let question = format!("{base_url} {}", short(token.as_deref().unwrap_or_default(), 16));
-        let mut answers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
-        let period = |last: &Provider| if *last == Provider::Reachable { PROVIDER_PERIOD } else { PROVIDER_RETRY };
-        let (ask, last) = due(&mut answers, uid, &question, Provider::Unknown, period);
-        drop(answers);
-        if ask && let Some(client) = self.client() {
-            let (slots, answers) = (Arc::clone(&self.slots), Arc::clone(&self.providers));
-            let (uid, url) = (uid.to_owned(), format!("{}/models", base_url.trim_end_matches('/')));
-            tokio::spawn(async move {
-                let _slot = slots.acquire_owned().await;
-                let mut request = client.get(&url);
-                if let Some(token) = token {
-                    request = request.bearer_auth(token);
-                }
-                let heard = match request.send().await {
-                    Ok(response) if matches!(response.status().as_u16(), 401 | 403) => {
-                        Provider::Refuses(format!("{url} answers {}", response.status()))
-                    }
-                    Ok(response) if response.status().is_server_error() => {
-                        Provider::Unreachable(format!("{url} answers {}", response.status()))
-                    }
-                    // Not every provider lists its models; that it answers is enough.
-                    Ok(_) => Provider::Reachable,
-                    Err(error) => Provider::Unreachable(format!("{url}: {}", reason(&error))),
-                };
-                answered(&answers, &uid, |value| *value = heard);
-            });
-        }
-        last
-    }
-}
-
-fn reason(error: &reqwest::Error) -> &'static str {
-    if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
-        "no connection"
-    } else {
-        "no usable answer"
-    }
-}
-
-fn due<T: Clone>(
-    answers: &mut HashMap<String, Answer<T>>,
-    uid: &str,
-    question: &str,
-    unknown: T,
-    period: impl Fn(&T) -> Duration,
-) -> (bool, T) {
-    let now = Instant::now();
-    if let Some(answer) = answers.get_mut(uid)
-        && answer.question == question
-    {
-        let ask = !answer.running && now.duration_since(answer.asked) >= period(&answer.value);
-        if ask {
-            answer.asked = now;
-            answer.running = true;
-        }
-        return (ask, answer.value.clone());
-    }
-    let answer = Answer { asked: now, running: true, value: unknown.clone(), question: question.to_owned() };
-    answers.insert(uid.to_owned(), answer);
-    (true, unknown)
-}
-
-fn answered<T>(answers: &Mutex<HashMap<String, Answer<T>>>, uid: &str, set: impl FnOnce(&mut T)) {
-    if let Some(answer) = answers.lock().unwrap_or_else(PoisonError::into_inner).get_mut(uid) {
-        answer.running = false;
-        set(&mut answer.value);
     }
 }
 
@@ -279,7 +105,7 @@ pub async fn fetch(outside: &Outside, scope: &Scope<'_>, object: &ModelDeploymen
     if let Some(external) = &spec.external {
         let provider = match credentials {
             Credentials::Missing | Credentials::NoToken => Provider::Unknown,
-            _ => outside.provider(&uid, &external.base_url, secret.as_deref()),
+            _ => outside.provider(&uid, &external.base_url, secret.as_deref().and_then(token)),
         };
         return Ok(Fetched { deployments, credentials, provider, ..Fetched::default() });
     }

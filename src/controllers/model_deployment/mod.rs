@@ -9,6 +9,7 @@
 pub mod build;
 pub mod engines;
 pub mod fetch;
+pub mod outside;
 pub(crate) mod reasons;
 pub mod revision;
 mod status;
@@ -30,7 +31,8 @@ use crate::controllers::measure::Measure;
 use crate::controllers::pipeline::{Controller, Plan, Scope, Verdict, View};
 
 use build::Notes;
-use fetch::{Fetched, Outside};
+use fetch::Fetched;
+use outside::Outside;
 use validate::Validated;
 
 /// The controller of ModelDeployments.
@@ -45,7 +47,11 @@ pub struct ModelDeployments {
 impl ModelDeployments {
     /// A controller with these settings.
     pub fn new(config: &Config) -> Self {
-        Self { image: config.image.clone(), outside: Outside::default(), measure: Arc::clone(&config.measure) }
+        Self {
+            image: config.image.clone(),
+            outside: Outside::new(Arc::clone(&config.outside)),
+            measure: Arc::clone(&config.measure),
+        }
     }
 }
 

@@ -80,7 +80,10 @@ pub fn build(
 ) -> Result<Plan<ModelDeployment, Notes>, Error> {
     match validated {
         Validated::External { revision } => Ok(external(object, fetched, revision)),
-        Validated::Engine { target } => Engine { object, fetched, image, now }.build(target),
+        Validated::Engine { target } => {
+            let asked = target.as_ref().ok().map(|target| target.revision.as_str());
+            Engine { object, fetched, image, now, asked }.build(target)
+        }
     }
 }
 
@@ -103,6 +106,8 @@ struct Engine<'a> {
     fetched: &'a Fetched,
     image: &'a str,
     now: jiff::Timestamp,
+    /// The revision that the spec asks for.
+    asked: Option<&'a str>,
 }
 
 impl Engine<'_> {
@@ -114,10 +119,11 @@ impl Engine<'_> {
         self.object.status.as_ref()
     }
 
-    /// The revision that serves: recorded in the status, and still known.
+    /// The revision that serves: recorded in the status, and still known. What the spec asks for is known also when
+    /// somebody deleted its ControllerRevision: the content is the same.
     fn stable(&self) -> Option<&str> {
         let stable = self.status()?.stable_revision.as_deref()?;
-        self.fetched.revisions.contains_key(stable).then_some(stable)
+        (self.fetched.revisions.contains_key(stable) || self.asked == Some(stable)).then_some(stable)
     }
 
     /// Revisions given up and not asked for anew since.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::build::{Notes, template};
 use super::fetch::{Credentials, Fetched};
+use super::outside::OverHttp;
 use super::revision::{self, Stored};
 use super::validate::{Validated, check, validate};
 use super::*;
@@ -93,7 +94,7 @@ impl World {
             fetched: Fetched { volume_exists: true, ..Fetched::default() },
             controller: ModelDeployments {
                 image: "llmops:test".to_owned(),
-                outside: Outside::default(),
+                outside: Outside::new(Arc::new(OverHttp::default())),
                 measure: Arc::new(Nobody),
             },
             second: 1000,
@@ -147,6 +148,7 @@ impl World {
             key: Key::new("team", "smol"),
             uid: "owner".to_owned(),
             manager: "test",
+            is_known: false,
         };
         let mut live = Vec::new();
         for child in desired {
