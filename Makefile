@@ -84,6 +84,19 @@ argocd-test: ## Argo CD's health checks of the four kinds, in its Lua interprete
 sim: ## The real controllers against a simulated API server, in virtual time
 	$(CARGO) test --test sim
 
+SEEDS ?= 1000
+.PHONY: soak
+soak: ## Random faults for the controllers in the simulation: SEEDS=n (default 1000) or SEEDS=from..to
+	LLMOPS_SIM_SEEDS='$(SEEDS)' $(CARGO) test --test sim -- --exact campaign::random_faults_change_nothing --nocapture
+
+.PHONY: sim-replay
+sim-replay: ## One case of the simulation again, with its timeline: CASE='…' as a failure prints it
+	@LLMOPS_SIM_CASE='$(CASE)' $(CARGO) test --test sim -- --exact campaign::random_faults_change_nothing --nocapture
+
+.PHONY: test-mutants
+test-mutants: ## The simulation fails on each planted bug: MUTANTS='…' for some of tests/sim/mutants (minutes each)
+	tests/sim/mutants/run $(MUTANTS)
+
 .PHONY: browser-test
 browser-test: ## The dashboard in a real browser, wide and narrow, light and dark
 	@tests/browser/install-chromium

@@ -3,12 +3,14 @@
 use llmops::evaluator::plan::{EvaluationPlan, PLAN_ENV};
 use serde_json::{Value, json};
 
-use crate::apiserver::session::FaultKind;
 use crate::cluster::containers::Run;
 use crate::cluster::holds;
 use crate::prompt_flow::{FLOW, MODEL, PROMPTS};
-use crate::scenario::{self, Scenario};
+use crate::scenario::Story;
 use crate::world::World;
+
+/// The stories of this kind.
+pub const STORIES: &[&Story] = &[&LIFE];
 
 const CASES: &str = r#"
 apiVersion: v1
@@ -56,8 +58,9 @@ fn assert_verdict(world: &World, verdict: &str) {
 }
 
 /// Judged anew when the flow, a model that it uses, or the dataset changes, and when a Job without a verdict is deleted.
-const LIFE: Scenario = Scenario {
-    name: "an evaluation lives",
+const LIFE: Story = Story {
+    name: "evaluation.life",
+    remembers: None,
     setup: |world| {
         let server = world.server.clone();
         world.pods(move |pod, _, _| {
@@ -112,20 +115,3 @@ const LIFE: Scenario = Scenario {
         },
     ],
 };
-
-#[test]
-fn comes_to_rest_and_stays_at_rest() {
-    for seed in 1..=2 {
-        scenario::clean(&LIFE, seed);
-    }
-}
-
-#[test]
-fn a_crash_after_any_write_changes_nothing() {
-    scenario::with_each(&LIFE, 1, FaultKind::CrashAfter);
-}
-
-#[test]
-fn a_lost_answer_to_any_write_changes_nothing() {
-    scenario::with_each(&LIFE, 2, FaultKind::ReplyLost);
-}

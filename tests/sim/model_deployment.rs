@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::apiserver::session::FaultKind;
 use crate::cluster::containers::Run;
 use crate::cluster::{holds, number, text};
 use crate::evaluation;
-use crate::scenario::{self, Scenario, in_virtual_time};
+use crate::scenario::{Story, in_virtual_time};
 use crate::world::World;
+
+/// The stories of this kind.
+pub const STORIES: &[&Story] = &[&LIFE, &DOWNLOAD, &DIGEST, &IMAGE, &RECREATE, &HEAL, &AGAIN, &GATES];
 
 const WEIGHTS: &str = "
 apiVersion: v1
@@ -56,8 +58,9 @@ fn assert_ready(world: &World) {
 }
 
 /// Created, changed, scaled.
-const LIFE: Scenario = Scenario {
-    name: "a model from a volume lives",
+const LIFE: Story = Story {
+    name: "model.life",
+    remembers: None,
     setup: |world| {
         world.apply(WEIGHTS);
         world.apply(LLAMA);
@@ -76,8 +79,9 @@ const LIFE: Scenario = Scenario {
 };
 
 /// Waits for its Secret, downloads, gets another token.
-const DOWNLOAD: Scenario = Scenario {
-    name: "a model is downloaded",
+const DOWNLOAD: Story = Story {
+    name: "model.download",
+    remembers: None,
     setup: |world| world.apply(DOWNLOADED),
     steps: &[
         |world| {
@@ -93,8 +97,9 @@ const DOWNLOAD: Scenario = Scenario {
 };
 
 /// A wrong digest is found while another revision serves; then the spec is put right.
-const DIGEST: Scenario = Scenario {
-    name: "a wrong digest does not stop what serves",
+const DIGEST: Story = Story {
+    name: "model.digest",
+    remembers: Some("ModelDeployment"),
     setup: |world| {
         world.pods(|pod, container, _| {
             let wrong = pod.to_string().contains("00000000000000000000000000000000");
@@ -125,8 +130,9 @@ const DIGEST: Scenario = Scenario {
 };
 
 /// An image that cannot be had is found while another revision serves; then it can be had.
-const IMAGE: Scenario = Scenario {
-    name: "a missing image does not stop what serves",
+const IMAGE: Story = Story {
+    name: "model.image",
+    remembers: Some("ModelDeployment"),
     setup: |world| {
         world.pods(|pod, _, _| {
             let missing = text(pod, "/spec/containers/0/image") == "nowhere/engine:1";
@@ -152,8 +158,9 @@ const IMAGE: Scenario = Scenario {
 };
 
 /// The old revision stops before the new one starts.
-const RECREATE: Scenario = Scenario {
-    name: "a model is recreated",
+const RECREATE: Story = Story {
+    name: "model.recreate",
+    remembers: None,
     setup: |world| {
         world.apply(WEIGHTS);
         world.apply(&LLAMA.replace("replicas: 2", "rollout: {strategy: Recreate, drain: 5s}"));
@@ -170,8 +177,9 @@ const RECREATE: Scenario = Scenario {
 };
 
 /// Every child is deleted once, and changed once by somebody else.
-const HEAL: Scenario = Scenario {
-    name: "children come back",
+const HEAL: Story = Story {
+    name: "model.heal",
+    remembers: None,
     setup: |world| {
         world.apply(WEIGHTS);
         world.apply(LLAMA);
@@ -208,8 +216,9 @@ const HEAL: Scenario = Scenario {
 };
 
 /// Deleted with all children, and created anew under the same name at once.
-const AGAIN: Scenario = Scenario {
-    name: "a model is deleted and created anew",
+const AGAIN: Story = Story {
+    name: "model.again",
+    remembers: None,
     setup: |world| {
         world.apply(WEIGHTS);
         world.apply(LLAMA);
@@ -270,8 +279,9 @@ spec:
 ";
 
 /// The first revision is judged before it serves; a bad file is stopped by the gate; a good one serves.
-const GATES: Scenario = Scenario {
-    name: "a model passes its gates",
+const GATES: Story = Story {
+    name: "model.gates",
+    remembers: Some("ModelDeployment"),
     setup: |world| {
         let server = world.server.clone();
         world.pods(move |pod, _, _| {
@@ -320,39 +330,6 @@ fn reason(world: &World, kind: &str) -> String {
     text(&found, "/reason").to_owned()
 }
 
-const ALL: [&Scenario; 8] = [&LIFE, &DOWNLOAD, &DIGEST, &IMAGE, &RECREATE, &HEAL, &AGAIN, &GATES];
-
-#[test]
-fn comes_to_rest_and_stays_at_rest() {
-    for scenario in ALL {
-        for seed in 1..=2 {
-            scenario::clean(scenario, seed);
-        }
-    }
-}
-
-#[test]
-fn a_crash_after_any_write_changes_nothing() {
-    ALL.iter().for_each(|scenario| scenario::with_each(scenario, 1, FaultKind::CrashAfter));
-}
-
-#[test]
-fn a_lost_answer_to_any_write_changes_nothing() {
-    ALL.iter().for_each(|scenario| scenario::with_each(scenario, 2, FaultKind::ReplyLost));
-}
-
-#[test]
-fn a_refused_write_changes_nothing() {
-    for code in [409, 500] {
-        scenario::with_each(&LIFE, 3, FaultKind::Refuse(code));
-    }
-}
-
-#[test]
-fn an_answer_that_never_comes_changes_nothing() {
-    scenario::with_each(&LIFE, 4, FaultKind::Hang);
-}
-
 #[test]
 fn a_stranger_of_the_same_name_is_not_adopted() {
     in_virtual_time(async {
@@ -361,7 +338,7 @@ fn a_stranger_of_the_same_name_is_not_adopted() {
         world.apply("{apiVersion: v1, kind: Service, metadata: {name: mdep-chat}, spec: {selector: {app: mine}, ports: [{port: 1}]}}");
         let before = world.get("Service", "mdep-chat").expect("the stranger");
         world.apply(LLAMA);
-        let operator = world.start(None);
+        let operator = world.start();
         // The name is tried again now and then, since whoever has it may go: nothing of that changes anything.
         tokio::time::sleep(Duration::from_secs(60)).await;
         let before_rest = world.server.lock().store.version();
@@ -386,7 +363,7 @@ fn one_that_cannot_be_decoded_does_not_stop_another() {
         let broken = world.get("ModelDeployment", "broken").expect("it is there");
         world.server.tamper(&broken, |broken| broken["spec"]["task"] = json!("Sing"));
         world.apply(LLAMA);
-        let operator = world.start(None);
+        let operator = world.start();
         world.settle().await;
         assert_ready(&world);
         operator.stop().await;
@@ -398,7 +375,7 @@ fn a_running_operator_sees_a_reference_come() {
     in_virtual_time(async {
         let world = World::new(1);
         world.apply(LLAMA);
-        let operator = world.start(None);
+        let operator = world.start();
         world.settle().await;
         assert!(!holds(&world.get("ModelDeployment", "chat").expect("it is there"), "Ready"));
         world.apply(WEIGHTS);

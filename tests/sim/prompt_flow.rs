@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::apiserver::session::FaultKind;
 use crate::cluster::{holds, text};
-use crate::scenario::{self, Scenario};
+use crate::scenario::Story;
 use crate::world::World;
+
+/// The stories of this kind.
+pub const STORIES: &[&Story] = &[&LIFE];
 
 /// A model that serves from a volume.
 pub const MODEL: &str = "
@@ -66,8 +68,9 @@ fn assert_serving(world: &World) {
 }
 
 /// Its references come one after the other; then the prompt changes, is broken, and is put right.
-const LIFE: Scenario = Scenario {
-    name: "a flow lives",
+const LIFE: Story = Story {
+    name: "flow.life",
+    remembers: Some("PromptFlow"),
     setup: |world| world.apply(FLOW),
     steps: &[
         |world| {
@@ -108,20 +111,3 @@ const LIFE: Scenario = Scenario {
         },
     ],
 };
-
-#[test]
-fn comes_to_rest_and_stays_at_rest() {
-    for seed in 1..=2 {
-        scenario::clean(&LIFE, seed);
-    }
-}
-
-#[test]
-fn a_crash_after_any_write_changes_nothing() {
-    scenario::with_each(&LIFE, 1, FaultKind::CrashAfter);
-}
-
-#[test]
-fn a_lost_answer_to_any_write_changes_nothing() {
-    scenario::with_each(&LIFE, 2, FaultKind::ReplyLost);
-}

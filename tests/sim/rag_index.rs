@@ -4,12 +4,14 @@ use llmops::api::revision::{canonical, short};
 use llmops::indexer::job::{BuildPlan, BuildReport, PLAN_ENV};
 use serde_json::{Value, json};
 
-use crate::apiserver::session::FaultKind;
 use crate::cluster::containers::Run;
 use crate::cluster::{holds, text};
 use crate::evaluation;
-use crate::scenario::{self, Scenario};
+use crate::scenario::Story;
 use crate::world::World;
+
+/// The stories of this kind.
+pub const STORIES: &[&Story] = &[&LIFE, &HEAL, &GATES];
 
 const DOCS: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: docs}, data: {a.md: 'All good.'}}";
 
@@ -75,8 +77,9 @@ fn active(world: &World) -> String {
 }
 
 /// Waits for its documents, is built, follows a change, keeps what serves when a change does not pass.
-const LIFE: Scenario = Scenario {
-    name: "an index lives",
+const LIFE: Story = Story {
+    name: "index.life",
+    remembers: Some("RagIndex"),
     setup: |world| {
         with_builders(world, true);
         world.apply(INDEX);
@@ -109,8 +112,9 @@ const LIFE: Scenario = Scenario {
 };
 
 /// Children are deleted and come back; then the index goes with all of them.
-const HEAL: Scenario = Scenario {
-    name: "children of an index come back",
+const HEAL: Story = Story {
+    name: "index.heal",
+    remembers: None,
     setup: |world| {
         with_builders(world, false);
         world.apply(DOCS);
@@ -157,8 +161,9 @@ spec:
 ";
 
 /// The first generation is judged before it serves; one of the wrong documents is stopped by the gate; a good one serves.
-const GATES: Scenario = Scenario {
-    name: "an index passes its gates",
+const GATES: Story = Story {
+    name: "index.gates",
+    remembers: Some("RagIndex"),
     setup: |world| {
         let server = world.server.clone();
         world.pods(move |pod, _, _| {
@@ -203,31 +208,4 @@ const GATES: Scenario = Scenario {
 fn build_any(pod: &Value, documents: &str) -> Option<Run> {
     let is_build = text(pod, "/metadata/labels/llmops.dev~1component") == "index-build";
     is_build.then(|| build(pod, &documents.replace("bad", ""))).flatten()
-}
-
-const ALL: [&Scenario; 3] = [&LIFE, &HEAL, &GATES];
-
-#[test]
-fn comes_to_rest_and_stays_at_rest() {
-    for scenario in ALL {
-        for seed in 1..=2 {
-            scenario::clean(scenario, seed);
-        }
-    }
-}
-
-#[test]
-fn a_crash_after_any_write_changes_nothing() {
-    scenario::with_each(&LIFE, 1, FaultKind::CrashAfter);
-    scenario::with_each(&GATES, 1, FaultKind::CrashAfter);
-}
-
-#[test]
-fn a_crash_after_any_write_hinders_no_healing() {
-    scenario::with_each(&HEAL, 1, FaultKind::CrashAfter);
-}
-
-#[test]
-fn a_lost_answer_to_any_write_changes_nothing() {
-    scenario::with_each(&LIFE, 2, FaultKind::ReplyLost);
 }

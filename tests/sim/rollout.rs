@@ -5,12 +5,14 @@ use std::time::Duration;
 use llmops::evaluator::plan::{EvaluationPlan, PLAN_ENV};
 use serde_json::{Value, json};
 
-use crate::apiserver::session::FaultKind;
 use crate::cluster::containers::Run;
 use crate::cluster::{holds, number, text};
 use crate::prompt_flow::MODEL;
-use crate::scenario::{self, Scenario};
+use crate::scenario::Story;
 use crate::world::World;
+
+/// The stories of this kind.
+pub const STORIES: &[&Story] = &[&LIFE, &PEOPLE];
 
 const EVALUATION: &str = r#"
 apiVersion: v1
@@ -118,8 +120,9 @@ fn ask(world: &World, verb: &str, id: u32) {
 }
 
 /// Good, bad, worse and better prompts, one after the other.
-const LIFE: Scenario = Scenario {
-    name: "a flow is rolled out",
+const LIFE: Story = Story {
+    name: "rollout.life",
+    remembers: Some("PromptFlow"),
     setup,
     steps: &[
         |world| {
@@ -158,8 +161,9 @@ const LIFE: Scenario = Scenario {
 };
 
 /// Held, without its evaluation, without measurements, promoted by a person.
-const PEOPLE: Scenario = Scenario {
-    name: "people act on a rollout",
+const PEOPLE: Story = Story {
+    name: "rollout.people",
+    remembers: Some("PromptFlow"),
     setup,
     steps: &[
         |world| {
@@ -210,57 +214,3 @@ const PEOPLE: Scenario = Scenario {
         |world| assert_serves(world, "Fifth"),
     ],
 };
-
-#[test]
-fn comes_to_rest_and_stays_at_rest() {
-    for scenario in [&LIFE, &PEOPLE] {
-        scenario::clean(scenario, 1);
-    }
-}
-
-#[test]
-fn a_crash_after_any_write_changes_nothing() {
-    scenario::with_each(&LIFE, 1, FaultKind::CrashAfter);
-}
-
-#[test]
-fn a_lost_answer_to_any_write_changes_nothing() {
-    scenario::with_each(&PEOPLE, 2, FaultKind::ReplyLost);
-}
-
-/// A restart at each moment of a rollout: nobody gets the candidate before its gate has passed.
-#[test]
-fn a_restart_in_mid_rollout_skips_no_gate() {
-    for moment in [1_u64, 5, 15, 21, 30, 60, 100] {
-        scenario::in_virtual_time(async {
-            let world = World::new(3);
-            setup(&world);
-            let operator = world.start(None);
-            world.settle().await;
-            commit(&world, "Better");
-            tokio::time::sleep(Duration::from_secs(moment)).await;
-            operator.stop().await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            let operator = world.start(None);
-            world.settle().await;
-            assert_serves(&world, "Better");
-            operator.stop().await;
-            let inner = world.server.lock();
-            let mut judged = Vec::new();
-            for change in inner.store.since(0).expect("the whole log is there") {
-                let Some(object) = change.after.as_ref() else { continue };
-                if object["kind"] == "Evaluation" {
-                    judged = object["status"]["runs"].as_array().cloned().unwrap_or_default();
-                } else if object["kind"] == "PromptFlow" {
-                    for arm in object["status"]["traffic"].as_array().into_iter().flatten() {
-                        let revision = &arm["revision"];
-                        let passed = judged
-                            .iter()
-                            .any(|run| run["verdict"] == "Passed" && run["revisions"][0]["revision"] == *revision);
-                        assert!(passed, "{revision} gets traffic before its gate, restart after {moment} s");
-                    }
-                }
-            }
-        });
-    }
-}

@@ -13,18 +13,16 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::apiserver::ApiServer;
-use crate::apiserver::session::{Fault, FaultKind, Session};
+use crate::apiserver::session::Session;
 use crate::cluster::containers::Run;
 use crate::cluster::{holds, number, text};
+use crate::faults::network::Network;
+use crate::faults::{Fault, OnWrite};
 use crate::scenario::in_virtual_time;
 use crate::world::World;
 
-fn session(fault: Option<Fault>) -> Arc<Session> {
-    Arc::new(Session::new("test", fault))
-}
-
 fn config_maps(server: &ApiServer) -> Api<ConfigMap> {
-    Api::namespaced(server.client(session(None)), "default")
+    Api::namespaced(server.client(Session::plain("test")), "default")
 }
 
 fn named(name: &str, label: &str) -> ConfigMap {
@@ -136,23 +134,23 @@ async fn a_list_comes_in_pages() {
 
 #[tokio::test(start_paused = true)]
 async fn faults_strike_the_planned_request() {
-    let at = |number, kind| session(Some(Fault { at: number, kind }));
+    let at = |number, what| Arc::new(Session::new("test", Arc::new(Network::new(&[Fault::Write(number, what)]))));
     let server = ApiServer::new(1);
     let api = |session: Arc<Session>| Api::<ConfigMap>::namespaced(server.client(session), "default");
     let create = |api: Api<ConfigMap>, name: &'static str| async move {
         api.create(&PostParams::default(), &named(name, "a")).await
     };
 
-    let lost = api(at(1, FaultKind::ReplyLost));
+    let lost = api(at(1, OnWrite::Lost));
     assert!(create(lost.clone(), "lost").await.is_err());
     assert!(server.get("ConfigMap", "default", "lost").is_some());
     create(lost, "next").await.unwrap();
 
-    let refused = api(at(1, FaultKind::Refuse(503)));
+    let refused = api(at(1, OnWrite::Refuse(503)));
     assert!(matches!(create(refused, "refused").await, Err(kube::Error::Api(status)) if status.code == 503));
     assert!(server.get("ConfigMap", "default", "refused").is_none());
 
-    let dying = at(2, FaultKind::CrashAfter);
+    let dying = at(2, OnWrite::Crash);
     let api = api(dying.clone());
     create(api.clone(), "first").await.unwrap();
     let never = tokio::time::timeout(Duration::from_secs(3600), create(api.clone(), "second")).await;
@@ -338,7 +336,7 @@ fn the_same_seed_gives_the_same_run() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_simulated_or_not_known_is_reported() {
     let server = ApiServer::new(1);
-    let client = server.client(session(None));
+    let client = server.client(Session::plain("test"));
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), "default");
     let typo = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": {
         "replicsa": 1, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}},

@@ -1,15 +1,25 @@
 //! The state of a cluster, without what differs between two runs that came to the same end.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::apiserver::ApiServer;
 use crate::cluster::text;
+use crate::faults::strike::neighbours;
 
 /// Objects by kind, namespace and name.
 pub type Snapshot = BTreeMap<String, Value>;
+
+static TIMES: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"));
+static ADDRESSES: LazyLock<Regex> = LazyLock::new(|| pattern(r"127\.90\.\d+\.\d+"));
+static UIDS: LazyLock<Regex> = LazyLock::new(|| pattern(r"00000000-0000-4000-8000-[0-9a-f]{12}"));
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("a valid pattern")
+}
 
 /// The state now. Events and Leases tell of the way, not of the end, and are left out.
 pub fn take(server: &ApiServer) -> Snapshot {
@@ -18,7 +28,8 @@ pub fn take(server: &ApiServer) -> Snapshot {
         let relevant = inner
             .store
             .all()
-            .filter(|(key, _)| !key.resource.starts_with("events.") && !key.resource.starts_with("leases."));
+            .filter(|(key, _)| !key.resource.starts_with("events.") && !key.resource.starts_with("leases."))
+            .filter(|(key, _)| !neighbours::owns(&key.name));
         relevant.map(|(_, object)| object.as_ref().clone()).collect()
     };
     let mut replace: Vec<(String, String)> = Vec::new();
@@ -40,9 +51,6 @@ pub fn take(server: &ApiServer) -> Snapshot {
     }
     // Longer ones first, so that none is replaced inside of another.
     replace.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
-    let times = Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z").expect("a valid pattern");
-    let addresses = Regex::new(r"127\.90\.\d+\.\d+").expect("a valid pattern");
-    let unknown = Regex::new(r"00000000-0000-4000-8000-[0-9a-f]{12}").expect("a valid pattern");
     let mut snapshot = Snapshot::new();
     for object in objects {
         let mut object = object;
@@ -70,9 +78,9 @@ pub fn take(server: &ApiServer) -> Snapshot {
         for (from, to) in &replace {
             json = json.replace(from, to);
         }
-        let json = times.replace_all(&json, "TIME");
-        let json = addresses.replace_all(&json, "ADDRESS");
-        let json = unknown.replace_all(&json, "uid of nothing");
+        let json = TIMES.replace_all(&json, "TIME");
+        let json = ADDRESSES.replace_all(&json, "ADDRESS");
+        let json = UIDS.replace_all(&json, "uid of nothing");
         let object: Value = serde_json::from_str(&json).expect("replacing names leaves JSON");
         let key = format!(
             "{} {}/{}",
@@ -83,6 +91,36 @@ pub fn take(server: &ApiServer) -> Snapshot {
         snapshot.insert(key, object);
     }
     snapshot
+}
+
+/// What counts of the end when something left traces on the way: what the objects of ours say and serve, and their
+/// children as they are wanted.
+pub fn essence(snapshot: &Snapshot) -> Snapshot {
+    let left_out = ["Pod", "ReplicaSet", "Job", "ControllerRevision"];
+    let kept = snapshot.iter().filter(|(_, object)| !left_out.contains(&text(object, "/kind")));
+    kept.map(|(key, object)| (key.clone(), essential(object))).collect()
+}
+
+fn essential(object: &Value) -> Value {
+    let metadata = &object["metadata"];
+    let owners = metadata["ownerReferences"].as_array().into_iter().flatten();
+    let owners: Vec<&Value> = owners.map(|owner| &owner["name"]).collect();
+    let status = &object["status"];
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let mut conditions: Vec<Value> = conditions.map(|one| json!([one["type"], one["status"], one["reason"]])).collect();
+    conditions.sort_by_key(Value::to_string);
+    let ours = text(object, "/apiVersion").starts_with(llmops::api::GROUP);
+    let latest = &status["runs"][0];
+    json!({
+        "labels": metadata["labels"], "owners": owners, "spec": object["spec"], "data": object["data"],
+        "subjects": object["subjects"], "roleRef": object["roleRef"],
+        "status": if ours { json!({
+            "conditions": conditions, "phase": status["phase"], "traffic": status["traffic"],
+            "stableRevision": status["stableRevision"], "targetRevision": status["targetRevision"],
+            "active": status["active"]["name"],
+            "verdict": latest["verdict"], "judged": latest["revisions"],
+        }) } else { Value::Null },
+    })
 }
 
 /// How two states differ, one line each.

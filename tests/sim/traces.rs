@@ -1,7 +1,6 @@
 //! What a real API server answered (`traces/semantics.json`), asked of the simulated one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -17,7 +16,7 @@ const ANSWERS: &str = include_str!("traces/semantics.json");
 #[tokio::test(start_paused = true)]
 async fn answers_as_a_real_server_does() {
     let server = ApiServer::new(1);
-    let client = server.client(Arc::new(Session::new("recorder", None)));
+    let client = server.client(Session::plain("recorder"));
     let steps: Vec<Value> = serde_yaml::from_str(STEPS).unwrap();
     let real: Vec<Value> = serde_json::from_str(ANSWERS).unwrap();
     assert_eq!(steps.len(), real.len(), "record the answers again");

@@ -23,10 +23,11 @@ pub mod shape;
 pub mod store;
 pub mod write;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 
 use clock::Clock;
 use error::ApiError;
@@ -75,19 +76,46 @@ pub struct Inner {
     pub clock: Clock,
     /// Every request that could change something.
     pub writes: Vec<WriteRecord>,
+    /// Requests to write that failed by a fault, with their times in milliseconds.
+    pub failed: Vec<(u128, String)>,
+    /// What else happened, and when, for the timeline.
+    pub notes: Vec<(u128, String)>,
     /// Requests that read, by verb: `get`, `list`, `watch`.
     pub reads: Vec<(String, &'static str, String)>,
     /// What a real server would warn about or this one cannot do. A test fails when there is something.
     pub warnings: Vec<String>,
     /// Random decisions: latencies, order.
     pub rng: fastrand::Rng,
-    changes: watch::Sender<u64>,
+    changes: Bells,
 }
 
 impl Inner {
-    /// Tells watches that there is something new.
-    pub fn announce(&self) {
-        self.changes.send_replace(self.store.version());
+    /// Tells watches that there is something new of a resource.
+    pub fn announce(&self, resource: &str) {
+        self.changes.ring(resource);
+    }
+}
+
+/// Tells listeners of a resource that it changed, in the order in which they began to listen: a watch channel would wake
+/// them in a random one.
+#[derive(Clone, Default)]
+struct Bells(Arc<Mutex<BTreeMap<String, broadcast::Sender<()>>>>);
+
+/// The bell that rings for everything but Leases and events, which make nobody of the cluster do anything.
+const WORK: &str = "";
+
+impl Bells {
+    fn of(&self, resource: &str) -> broadcast::Sender<()> {
+        let mut bells = self.0.lock().expect("no panic with the lock held");
+        bells.entry(resource.to_owned()).or_insert_with(|| broadcast::Sender::new(1)).clone()
+    }
+
+    fn ring(&self, resource: &str) {
+        // Without a listener there is nobody to tell.
+        let _ = self.of(resource).send(());
+        if !resource.starts_with("leases.") && !resource.starts_with("events.") {
+            let _ = self.of(WORK).send(());
+        }
     }
 }
 
@@ -95,22 +123,24 @@ impl Inner {
 #[derive(Clone)]
 pub struct ApiServer {
     inner: Arc<Mutex<Inner>>,
-    changes: watch::Receiver<u64>,
+    changes: Bells,
 }
 
 impl ApiServer {
     /// A server with the namespace `default`.
     pub fn new(seed: u64) -> Self {
-        let (sender, changes) = watch::channel(0);
+        let changes = Bells::default();
         let inner = Inner {
             catalog: Catalog::get(),
-            store: Store::default(),
+            store: Store::new(),
             clock: Clock::new(),
             writes: Vec::new(),
+            failed: Vec::new(),
+            notes: Vec::new(),
             reads: Vec::new(),
             warnings: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
-            changes: sender,
+            changes: changes.clone(),
         };
         let server = Self { inner: Arc::new(Mutex::new(inner)), changes };
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
@@ -123,9 +153,14 @@ impl ApiServer {
         self.inner.lock().expect("no test panics with the lock held")
     }
 
-    /// Follows the newest version.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
+    /// Tells from now on that there is something new for the cluster's controllers.
+    pub fn changes(&self) -> broadcast::Receiver<()> {
+        self.changes_of(WORK)
+    }
+
+    /// Tells from now on that there is something new of a resource.
+    pub fn changes_of(&self, resource: &str) -> broadcast::Receiver<()> {
+        self.changes.of(resource).subscribe()
     }
 
     /// Virtual time since the start, in milliseconds.
@@ -192,7 +227,7 @@ impl ApiServer {
         let mut new = object.clone();
         change(&mut new);
         inner.store.commit(&key, Some(new));
-        inner.announce();
+        inner.announce(&key.resource);
     }
 
     /// Deletes an object, past the network.

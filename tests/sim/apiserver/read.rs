@@ -1,5 +1,6 @@
 //! Get, list and watch.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,18 +52,25 @@ impl Read {
         Ok(self.shown(object))
     }
 
-    /// A page of objects.
-    pub fn list(&self, server: &ApiServer, query: &Query) -> Result<Value, ApiError> {
+    /// A page of objects; of a past version if the request allows it.
+    pub fn list(&self, server: &ApiServer, query: &Query, past: Option<u64>) -> Result<Value, ApiError> {
         let inner = server.lock();
         let resource = self.kind.resource();
+        let past = past.filter(|_| query.get("resourceVersion") == Some("0"));
+        let version = past.unwrap_or_else(|| inner.store.version());
+        let then = past.map(|past| inner.store.at(past));
         let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let after: Option<(String, String)> = query
             .get("continue")
             .map(|token| serde_json::from_str(token).map_err(|_| ApiError::bad_request("continue key is not valid")))
             .transpose()?;
-        let mut selected = inner
-            .store
-            .list(&resource, &self.namespace)
+        let objects: Box<dyn Iterator<Item = (&Key, &Arc<Value>)>> = match &then {
+            Some(then) => Box::new(then.iter().filter(|(key, _)| {
+                key.resource == resource && (self.namespace.is_empty() || key.namespace == self.namespace)
+            })),
+            None => Box::new(inner.store.list(&resource, &self.namespace)),
+        };
+        let mut selected = objects
             .filter(|(_, object)| self.selector.matches(object))
             .filter(|(key, _)| after.as_ref().is_none_or(|(ns, name)| (&key.namespace, &key.name) > (ns, name)));
         let mut items = Vec::new();
@@ -81,7 +89,7 @@ impl Read {
             last = Some((key.namespace.clone(), key.name.clone()));
         }
         let more = selected.next().is_some();
-        let mut metadata = json!({"resourceVersion": inner.store.version().to_string()});
+        let mut metadata = json!({"resourceVersion": version.to_string()});
         if let (true, Some(last)) = (more, last) {
             metadata["continue"] = json!(json!(last).to_string());
         }
@@ -141,6 +149,9 @@ impl Read {
     }
 }
 
+/// Events that a watch may show twice.
+const LATEST: usize = 5;
+
 struct Feed {
     read: Read,
     server: ApiServer,
@@ -153,7 +164,11 @@ struct Feed {
 impl Feed {
     fn events(self, from: u64, initial: bool) -> impl Stream<Item = Value> + Send {
         async_stream::stream! {
-            let mut changes = self.server.changes();
+            let network = self.session.network.clone();
+            let resource = self.read.kind.resource();
+            let mut due = false;
+            let mut seen = network.signals();
+            let mut latest: VecDeque<Value> = VecDeque::new();
             let mut version = from;
             if initial {
                 let (events, newest) = self.initial();
@@ -164,7 +179,20 @@ impl Feed {
             }
             let mut bookmark = Instant::now() + Duration::from_secs(60);
             loop {
-                changes.mark_unchanged();
+                while let Some(until) = self.session.held() {
+                    sleep_until(until).await;
+                }
+                let (mut changes, mut signals) = (self.server.changes_of(&resource), network.follow_signals());
+                let signalled = network.signals();
+                if signalled.drops != seen.drops {
+                    return;
+                }
+                if signalled.repeats != seen.repeats {
+                    seen = signalled;
+                    for event in latest.clone() {
+                        yield event;
+                    }
+                }
                 let found = self.server.lock().store.since(version).map(<[Change]>::to_vec);
                 let Some(found) = found else {
                     let error = ApiError::gone(format!("too old resource version: {version}"));
@@ -181,27 +209,44 @@ impl Feed {
                         tokio::time::sleep(Duration::from_millis(pause)).await;
                         late = true;
                     }
+                    while let Some(until) = self.session.held() {
+                        sleep_until(until).await;
+                    }
                     if self.session.is_dead() {
                         std::future::pending::<()>().await;
                     }
+                    latest.push_back(event.clone());
+                    if latest.len() > LATEST {
+                        latest.pop_front();
+                    }
                     yield event;
                 }
-                let newer = self.server.lock().store.version() > version;
+                let (newest, newer) = {
+                    let inner = self.server.lock();
+                    let newer = inner.store.since(version).is_none_or(|changes| {
+                        changes.iter().any(|change| change.key.resource == resource)
+                    });
+                    (inner.store.version(), newer)
+                };
                 if newer {
                     continue;
                 }
+                // What came since then concerns others.
+                version = newest;
+                if std::mem::take(&mut due) {
+                    if self.bookmarks {
+                        yield self.bookmark(version, false);
+                    }
+                    if Instant::now() >= self.end {
+                        return;
+                    }
+                    bookmark = Instant::now() + Duration::from_secs(60);
+                }
                 tokio::select! {
                     biased;
-                    changed = changes.changed() => if changed.is_err() { return },
-                    () = sleep_until(bookmark.min(self.end)) => {
-                        if self.bookmarks {
-                            yield self.bookmark(version, false);
-                        }
-                        if Instant::now() >= self.end {
-                            return;
-                        }
-                        bookmark = Instant::now() + Duration::from_secs(60);
-                    }
+                    _ = changes.recv() => {}
+                    _ = signals.recv() => {}
+                    () = sleep_until(bookmark.min(self.end)) => due = true,
                 }
             }
         }

@@ -13,6 +13,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::time::sleep_until;
 use tower::BoxError;
 
 use super::error::ApiError;
@@ -20,10 +21,12 @@ use super::kinds::Kind;
 use super::read;
 use super::route::{Query, Route};
 use super::selector::Selector;
-use super::session::{FaultKind, Session};
+use super::session::Session;
 use super::store::Key;
 use super::write::{Outcome, Write};
 use super::{ApiServer, Inner, WriteRecord};
+use crate::faults::strike::neighbours;
+use crate::faults::{Badness, OnWrite, Outage};
 
 /// Body of an answer.
 pub type AnswerBody = UnsyncBoxBody<Bytes, Infallible>;
@@ -57,11 +60,30 @@ impl tower::Service<Request<Body>> for SimService {
     }
 }
 
+/// A request that can change something: method, path, query, content type, body.
+type Sent = (Method, String, Query, String, Bytes);
+
 impl SimService {
     async fn answer(self, request: Request<Body>) -> Result<Response<AnswerBody>, BoxError> {
         self.latency(1..8).await;
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
+        let network = self.session.network.clone();
+        if let Some(until) = self.session.is_cut_off() {
+            sleep_until(until).await;
+            return Err("the connection was cut by the simulation".into());
+        }
+        if let Some((outage, until)) = network.outage() {
+            self.note_failure(&parts.method, parts.uri.path());
+            match outage {
+                Outage::Code(code) => return Ok(failure(&ApiError::injected(code))),
+                Outage::Refused => return Err("connection refused by the simulation".into()),
+                Outage::Silent => {
+                    sleep_until(until).await;
+                    return Err("no answer, by the simulation".into());
+                }
+            }
+        }
         if self.session.is_dead() {
             return pending().await;
         }
@@ -70,30 +92,74 @@ impl SimService {
             let accept = parts.headers.get("accept").and_then(|value| value.to_str().ok()).unwrap_or_default();
             return Ok(self.read(parts.uri.path(), &query, accept.contains("as=PartialObjectMetadata")));
         }
-        let fault = if query.get("dryRun").is_some() { None } else { self.session.count() };
-        if let Some(FaultKind::Refuse(code)) = fault {
+        let content_type = parts.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let write = (parts.method.clone(), parts.uri.path().to_owned(), query, content_type.to_owned(), body);
+        match self.bad_neighbour(&write.1) {
+            Some(Badness::Refused) => {
+                self.note_failure(&write.0, &write.1);
+                return Ok(failure(&ApiError::injected(500)));
+            }
+            Some(Badness::Hanging) => return pending().await,
+            Some(Badness::Undecodable) | None => {}
+        }
+        // The lease and dry runs are not counted: how many there are depends on time.
+        let counted = write.2.get("dryRun").is_none() && !write.1.contains("/leases");
+        let fault = if counted { network.count() } else { None };
+        if let Some(OnWrite::Refuse(code)) = fault {
             self.latency(1..8).await;
             return Ok(failure(&ApiError::injected(code)));
         }
-        let content_type = parts.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let answer = self.write(&parts.method, parts.uri.path(), &query, content_type, &body);
+        if let Some(OnWrite::Late(ms)) = fault {
+            // On its way whatever becomes of the client.
+            let this = self.clone();
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                this.write(&write)
+            });
+            return Ok(late.await?);
+        }
+        let answer = self.write(&write);
         match fault {
-            Some(FaultKind::CrashAfter) => {
+            Some(OnWrite::Crash) => {
                 self.session.kill();
                 return pending().await;
             }
-            Some(FaultKind::Hang) => return pending().await,
-            Some(FaultKind::ReplyLost) => {
+            Some(OnWrite::Hang) => return pending().await,
+            Some(OnWrite::Lost) => {
                 self.latency(1..8).await;
                 return Err("connection reset by the simulation".into());
             }
-            Some(FaultKind::Refuse(_)) | None => {}
+            Some(OnWrite::Refuse(_) | OnWrite::Late(_)) | None => {}
         }
         self.latency(1..8).await;
+        if let Some(until) = self.session.is_cut_off() {
+            sleep_until(until).await;
+            return Err("the connection was cut by the simulation".into());
+        }
         if self.session.is_dead() {
             return pending().await;
         }
         Ok(answer)
+    }
+
+    fn note_failure(&self, method: &Method, path: &str) {
+        if *method != Method::GET && !path.contains("/leases") && !path.contains("/events") {
+            let mut inner = self.server.lock();
+            let at = inner.clock.elapsed().as_millis();
+            inner.failed.push((at, format!("{method} {path}")));
+        }
+    }
+
+    /// What is wrong with the object whose child this is, if it is a bad neighbour's.
+    fn bad_neighbour(&self, path: &str) -> Option<Badness> {
+        let ours = path.contains(llmops::api::GROUP);
+        let (refused, hanging) = (path.contains(neighbours::REFUSED), path.contains(neighbours::HANGING));
+        match () {
+            () if ours => None,
+            () if refused => Some(Badness::Refused),
+            () if hanging => Some(Badness::Hanging),
+            () => None,
+        }
     }
 
     async fn latency(&self, milliseconds: std::ops::Range<u64>) {
@@ -111,6 +177,9 @@ impl SimService {
             (true, false) => "list",
             (true, true) => "watch",
         };
+        if self.session.network.hides(&kind.resource()) {
+            return failure(&ApiError::not_found("path", path));
+        }
         self.server.lock().reads.push((self.session.name.clone(), verb, kind.resource()));
         let selector = match Selector::parse(query.get("labelSelector"), query.get("fieldSelector")) {
             Ok(selector) => selector,
@@ -122,7 +191,7 @@ impl SimService {
                 Ok(object) => json_answer(200, &object),
                 Err(error) => failure(&error),
             },
-            "list" => match read.list(&self.server, query) {
+            "list" => match read.list(&self.server, query, self.session.network.past()) {
                 Ok(list) => json_answer(200, &list),
                 Err(error) => failure(&error),
             },
@@ -145,14 +214,7 @@ impl SimService {
         })
     }
 
-    fn write(
-        &self,
-        method: &Method,
-        path: &str,
-        query: &Query,
-        content_type: &str,
-        body: &[u8],
-    ) -> Response<AnswerBody> {
+    fn write(&self, (method, path, query, content_type, body): &Sent) -> Response<AnswerBody> {
         let (mut route, kind) = match self.route(path) {
             Ok(found) => found,
             Err(error) => return failure(&error),

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// Where an object is: resource (`plural.group`), namespace (empty for cluster scope) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +29,8 @@ impl std::fmt::Display for Key {
 pub struct Change {
     /// Version that it made.
     pub version: u64,
+    /// When, in virtual time since the start.
+    pub at: Duration,
     /// What changed.
     pub key: Key,
     /// Before; absent for a creation.
@@ -36,17 +40,37 @@ pub struct Change {
 }
 
 /// The stored objects.
-#[derive(Default)]
 pub struct Store {
+    started: Instant,
     version: u64,
     made: u64,
     objects: BTreeMap<Key, Arc<Value>>,
     log: Vec<Change>,
     /// Changes up to this version are forgotten.
     compacted: u64,
+    /// Grows with what matters to garbage collection.
+    structure: u64,
 }
 
 impl Store {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            version: 0,
+            made: 0,
+            objects: BTreeMap::new(),
+            log: Vec::new(),
+            compacted: 0,
+            structure: 0,
+        }
+    }
+
+    /// Grows when an object comes or goes, or its owners, finalizers or end change.
+    pub fn structure(&self) -> u64 {
+        self.structure
+    }
+
     /// The newest version.
     pub fn version(&self) -> u64 {
         self.version
@@ -93,8 +117,14 @@ impl Store {
             Some(object) => self.objects.insert(key.clone(), object.clone()),
             None => self.objects.remove(key),
         };
+        let part = |object: &Option<Arc<Value>>, field: &str| object.as_ref().map(|it| it["metadata"][field].clone());
+        let parts = ["uid", "ownerReferences", "finalizers", "deletionTimestamp"];
+        if parts.iter().any(|field| part(&before, field) != part(&stored, field)) {
+            self.structure += 1;
+        }
         self.log.push(Change {
             version: self.version,
+            at: self.started.elapsed(),
             key: key.clone(),
             before: before.clone(),
             after: stored.clone(),
@@ -111,9 +141,32 @@ impl Store {
         Some(&self.log[from..])
     }
 
-    /// Forgets all changes up to now.
+    /// Everything that ever changed, also what watches cannot see any more.
+    pub fn history(&self) -> &[Change] {
+        &self.log
+    }
+
+    /// The objects as they were at a version.
+    pub fn at(&self, version: u64) -> BTreeMap<Key, Arc<Value>> {
+        let mut objects = self.objects.clone();
+        for change in self.log.iter().rev().take_while(|change| change.version > version) {
+            match &change.before {
+                Some(before) => objects.insert(change.key.clone(), before.clone()),
+                None => objects.remove(&change.key),
+            };
+        }
+        objects
+    }
+
+    /// The newest version of so long ago.
+    pub fn version_before(&self, ago: Duration) -> u64 {
+        let then = self.started.elapsed().saturating_sub(ago);
+        let after = self.log.partition_point(|change| change.at <= then);
+        after.checked_sub(1).map_or(0, |last| self.log[last].version)
+    }
+
+    /// Lets watches see no change up to now any more.
     pub fn compact(&mut self) {
         self.compacted = self.version;
-        self.log.clear();
     }
 }

@@ -209,10 +209,12 @@ impl Inner {
             Origin::Apply { merged, force } => {
                 managed::record_apply(live, merged, &mut new, kind.shape(), &writer, *force).map_err(conflicts)?;
             }
+            // Who wrote a status of the cluster's own controllers decides nothing.
+            Origin::Update if unchecked => {}
             Origin::Update => managed::record_update(live, &mut new, kind.shape(), &writer, kind.status),
         }
         if let Some(old) = &old
-            && without_times(&new) == without_times(old)
+            && same_but_times(&new, old)
         {
             return Ok(Outcome::same(old));
         }
@@ -227,7 +229,7 @@ impl Inner {
         } else {
             self.store.commit(write.key, Some(new))
         };
-        self.announce();
+        self.announce(&write.key.resource);
         Ok(Outcome { object, changed: true, created: old.is_none(), removed })
     }
 
@@ -352,7 +354,7 @@ impl Inner {
         }
         let stored = self.store.commit(write.key, (!removed).then(|| new.clone()));
         let object = if removed { Arc::new(new) } else { stored };
-        self.announce();
+        self.announce(&write.key.resource);
         Ok(Outcome { object, changed: true, created: false, removed })
     }
 }
@@ -402,14 +404,25 @@ fn set_or_remove(object: &mut Value, field: &str, value: Option<Value>) {
     }
 }
 
-/// The object without the times of its managed fields and without its version: equal ones are not stored again.
-fn without_times(object: &Value) -> Value {
-    let mut object = object.clone();
-    set_or_remove(&mut object["metadata"], "resourceVersion", None);
-    for entry in object["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
-        set_or_remove(entry, "time", None);
-    }
-    object
+/// Whether two objects differ in nothing but their versions and the times of their managed fields: such are not stored
+/// again.
+fn same_but_times(a: &Value, b: &Value) -> bool {
+    let same_fields = |a: &Value, b: &Value| match (a, b) {
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal_without(a, b, &["time"]))
+        }
+        (a, b) => a == b,
+    };
+    equal_without(a, b, &["metadata"])
+        && equal_without(&a["metadata"], &b["metadata"], &["resourceVersion", "managedFields"])
+        && same_fields(&a["metadata"]["managedFields"], &b["metadata"]["managedFields"])
+}
+
+fn equal_without(a: &Value, b: &Value, left_out: &[&str]) -> bool {
+    let (Value::Object(a), Value::Object(b)) = (a, b) else { return a == b };
+    let counted = |map: &Map<String, Value>| map.keys().filter(|key| !left_out.contains(&key.as_str())).count();
+    counted(a) == counted(b)
+        && a.iter().filter(|(key, _)| !left_out.contains(&key.as_str())).all(|(key, value)| b.get(key) == Some(value))
 }
 
 fn conflicts(list: Vec<managed::Conflict>) -> ApiError {

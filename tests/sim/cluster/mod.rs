@@ -28,6 +28,8 @@ pub struct Cluster {
     /// What the Deployment controller last saw, and when something is due by itself.
     rolled: (u64, usize, Option<Instant>),
     jobs: jobs::Memory,
+    /// What the garbage collector last saw.
+    collected: Option<u64>,
 }
 
 impl Cluster {
@@ -39,18 +41,19 @@ impl Cluster {
             deployments: deployments::Memory::default(),
             rolled: (0, 0, None),
             jobs: jobs::Memory::default(),
+            collected: None,
         };
         tokio::spawn(cluster.run());
     }
 
     async fn run(mut self) {
-        let mut changes = self.server.changes();
         loop {
-            changes.mark_unchanged();
+            let mut changes = self.server.changes();
             let next = self.step();
             tokio::select! {
                 biased;
-                changed = changes.changed() => if changed.is_err() { return },
+                // Late or not, something is new.
+                _ = changes.recv() => {}
                 () = wait(next) => {}
             }
             let pause = self.server.lock().rng.u64(1..12);
@@ -60,7 +63,11 @@ impl Cluster {
 
     /// Does what is due. Gives the time at which something will be due by itself.
     fn step(&mut self) -> Option<Instant> {
-        collector::step(&self.server);
+        let structure = self.server.lock().store.structure();
+        if self.collected != Some(structure) {
+            collector::step(&self.server);
+            self.collected = Some(structure);
+        }
         volumes::step(&self.server);
         let (version, count) = self.workloads();
         let (seen, known, due) = self.rolled;
