@@ -90,6 +90,12 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
     init_trouble(&name, status).or_else(|| container_trouble(&name, status)).or_else(|| scheduling(&name, status))
 }
 
+/// Whether all pods of the Deployment's template were available at some time, whatever became of them since.
+pub fn was_available(deployment: &Deployment) -> bool {
+    let conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("NewReplicaSetAvailable"))
+}
+
 /// What keeps a Deployment from creating pods.
 pub fn not_admitted(deployment: &Deployment) -> Option<Trouble> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;

@@ -173,17 +173,17 @@ impl Hand {
 
     /// Kills the next process whose turn it is; false when none may be killed now.
     fn one(&mut self, living: &[Process], age: Duration, now: Instant) -> bool {
-        if self.from_round(living, age, now) {
+        if self.next_of_round(living, age, now) {
             return true;
         }
         let waits = |kind: &Kind| self.round.contains(kind) || matches!(kind, Kind::IndexBuild | Kind::Evaluation);
         let mut more: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !waits(kind)).collect();
         self.random.shuffle(&mut more);
         self.round.append(&mut more);
-        self.from_round(living, age, now)
+        self.next_of_round(living, age, now)
     }
 
-    fn from_round(&mut self, living: &[Process], age: Duration, now: Instant) -> bool {
+    fn next_of_round(&mut self, living: &[Process], age: Duration, now: Instant) -> bool {
         for place in 0..self.round.len() {
             let may: Vec<&Process> = living
                 .iter()

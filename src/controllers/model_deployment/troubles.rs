@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::build::FETCH;
 use super::fetch::Fetched;
 use super::reasons;
-use crate::controllers::workload::{Cause, Trouble, not_admitted, trouble};
+use crate::controllers::workload::{Cause, Trouble, not_admitted, trouble, was_available};
 
 /// Restarts after which a new revision counts as failed when an old one serves.
 const TRIES: i32 = 3;
@@ -24,12 +24,15 @@ pub struct Verdict {
     restarts: i32,
     /// Whether only a change of the cluster or the image helps, which may come at any time.
     outside: bool,
+    /// Whether all the revision's pods were available before: then its model loads, and pods that ended since, while nobody
+    /// was there to let the revision serve, say nothing against it.
+    proven: bool,
 }
 
 impl Verdict {
     /// Whether the revision is given up. With nothing else to serve, what may recover is tried on.
     pub fn is_final(&self, something_serves: bool) -> bool {
-        self.hopeless || (something_serves && !self.outside && self.restarts >= TRIES)
+        self.hopeless || (something_serves && !self.outside && !self.proven && self.restarts >= TRIES)
     }
 
     /// Whether it is more than a first stumble.
@@ -47,10 +50,12 @@ struct FetchReport {
 
 /// The trouble of a revision, the most telling of its pods.
 pub fn of(fetched: &Fetched, revision: &str) -> Option<Verdict> {
+    let proven = fetched.deployments.get(revision).is_some_and(was_available);
     let mut verdicts: Vec<Verdict> = fetched
         .pods_of(revision)
         .filter_map(trouble_of)
         .chain(fetched.deployments.get(revision).and_then(not_admitted).map(verdict))
+        .map(|verdict| Verdict { proven, ..verdict })
         .collect();
     verdicts.sort_by_key(|verdict| (!verdict.hopeless, -verdict.restarts));
     verdicts.into_iter().next()
@@ -62,7 +67,8 @@ fn trouble_of(pod: &Pod) -> Option<Verdict> {
 
 fn verdict(trouble: Trouble) -> Verdict {
     let Trouble { cause, message, restarts } = trouble;
-    let plain = |reason, message, outside| Verdict { reason, message, hopeless: false, restarts, outside };
+    let plain =
+        |reason, message, outside| Verdict { reason, message, hopeless: false, restarts, outside, proven: false };
     match cause {
         Cause::InitFailed { container, code, message: said } if container == FETCH => {
             let report: Option<FetchReport> = serde_json::from_str(&said).ok();
@@ -75,7 +81,7 @@ fn verdict(trouble: Trouble) -> Verdict {
                 _ => reasons::DOWNLOAD_FAILED,
             };
             // A server that is away may come back: the download goes on where it stopped.
-            Verdict { reason, message, hopeless, restarts, outside: !hopeless }
+            Verdict { reason, message, hopeless, restarts, outside: !hopeless, proven: false }
         }
         Cause::InitFailed { .. } => plain(reasons::MODEL_LOAD_FAILED, message, false),
         Cause::OutOfMemory => plain(

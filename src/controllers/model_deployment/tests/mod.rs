@@ -328,6 +328,26 @@ fn recreate_stops_the_old_revision_first_and_says_so_before() {
 }
 
 #[test]
+fn engines_that_were_killed_after_all_were_available_do_not_give_the_revision_up() {
+    let (mut world, _) = changed("RollingUpdate");
+    world.settle();
+    let new = world.target();
+    // The controller was away when all pods were ready; now they are dead for the third time.
+    world.pod(&new, crashed(3));
+    world.fetched.deployments.get_mut(&new).unwrap().status = serde_json::from_value(json!({
+        "observedGeneration": 1, "updatedReplicas": 1,
+        "conditions": [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}]}))
+    .unwrap();
+    world.settle();
+    assert_eq!(world.condition("Stalled"), "False/Fine");
+    assert!(world.status().rejected_revisions.is_empty());
+    world.fetched.pods.clear();
+    world.ready(&new);
+    world.settle();
+    assert_eq!(world.status().traffic[0].revision, new);
+}
+
+#[test]
 fn a_failing_revision_is_given_up_and_the_old_one_serves_on() {
     let (mut world, old) = changed("RollingUpdate");
     world.settle();
