@@ -391,7 +391,7 @@ pub struct Experiment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<Goal>,
     /// What must not get worse; one whose harm is beyond doubt rolls back at once. A ramp without a guardrail on `ErrorRate`
-    /// gets one with `maxRegression: "0.05"`.
+    /// gets one with `maxRegression: "0.02"`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub guardrails: Vec<Guardrail>,
