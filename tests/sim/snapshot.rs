@@ -57,6 +57,11 @@ pub fn take(server: &ApiServer) -> Snapshot {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.shift_remove("resourceVersion");
         }
+        // How often a ReplicaSet was scaled on the way.
+        if object["kind"] == "ReplicaSet" {
+            object["metadata"]["generation"] = Value::Null;
+            object["status"]["observedGeneration"] = Value::Null;
+        }
         // Covers the owner's uid, which is another one when a person's object comes a write later; what it hashes is compared itself.
         if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
             annotations.shift_remove("llmops.dev/applied-hash");

@@ -133,7 +133,9 @@ impl World {
         let inner = self.server.lock();
         let ours = |object: &Value| {
             let owner = &object["metadata"]["ownerReferences"][0]["apiVersion"];
-            owner.as_str().is_some_and(|owner| owner.starts_with(llmops::api::GROUP)) && !is_going(object)
+            // Where history decides what serves, an older revision that is deleted cannot be made again by anybody.
+            let history = self.kept.is_some() && object["kind"] == "ControllerRevision";
+            owner.as_str().is_some_and(|owner| owner.starts_with(llmops::api::GROUP)) && !is_going(object) && !history
         };
         let children: Vec<&Value> =
             inner.store.all().map(|(_, object)| object.as_ref()).filter(|object| ours(object)).collect();
