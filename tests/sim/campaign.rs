@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::faults::{Case, Fault, OnWrite, draw};
+use crate::faults::{Badness, Case, Fault, OnWrite, Sudden, draw};
 use crate::scenario::{Run, Story, judge, run};
 use crate::{evaluation, model_deployment, prompt_flow, rag_index, rollout};
 
@@ -274,6 +274,23 @@ fn random_faults_change_nothing() {
     let told = seeds.is_some();
     let failures = soak(seeds.unwrap_or(1..CASES + 1), told, variable("LLMOPS_SIM_FIRST").is_some());
     assert!(failures.is_empty(), "{} cases fail\n{}", failures.len(), failures.join("\n"));
+}
+
+/// P7, for each kind and each way in which an object can be bad.
+#[test]
+fn bad_objects_delay_no_others() {
+    let mut failures = Vec::new();
+    for name in ["model.life", "flow.life", "index.life", "evaluation.life"] {
+        for badness in [Badness::Undecodable, Badness::Refused, Badness::Hanging] {
+            let faults = (0..4).map(|step| Fault::Moment(step, 0, Sudden::Neighbour(badness))).collect();
+            let case = Case { faults, ..without_faults(story(name), 1, 1) };
+            let (faults, run) = outcome(&case);
+            if !faults.is_empty() {
+                failures.push(report(&case, &faults, &run.timeline));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} cases fail; the first:\n{}", failures.len(), failures[0]);
 }
 
 /// The same case twice, event for event: otherwise a failure could not be run again.
