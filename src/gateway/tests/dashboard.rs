@@ -8,7 +8,7 @@ use super::harness::{KEY, TOKEN, TestGateway, asking, base64, decode, soon};
 use crate::dashboard::record_history;
 use crate::gateway::store::{Report, ReportFormat};
 
-const HOSTILE: &str = "<script>alert(1)</script>\"'&{{ 7*7 }}`<script>`";
+const HOSTILE: &str = "<script>alert(1)</script>\"'&{{ 7411*7411 }}`<script>`";
 
 struct Shown {
     status: u16,
@@ -113,7 +113,7 @@ async fn every_page_escapes_what_it_shows_and_runs_nothing() {
         assert_eq!(shown.status, 200, "{path}: {}", shown.body);
         assert!(!shown.body.contains("<script"), "{path} has a script");
         assert!(!shown.body.contains(" style="), "{path} has a style that its policy forbids");
-        assert!(!shown.body.contains("49"), "{path} ran a template from an object");
+        assert!(!shown.body.contains("54922921"), "{path} ran a template from an object");
         let policy = &shown.policy;
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
     }
