@@ -33,6 +33,8 @@ pub const OPERATOR: &str = "llmops-controller";
 /// So long without a request to write, and nothing is on its way any more: longer than any back-off of a single fault,
 /// than a pod needs to start and than a Job needs to retry.
 const QUIET: Duration = Duration::from_secs(200);
+/// Requests to write of an operator that goes round in circles: stories take some tens.
+const TOO_MANY: usize = 2000;
 /// A process that died is back after this time.
 const RESTART: Duration = Duration::from_secs(1);
 /// The Lease of two or more processes.
@@ -204,7 +206,13 @@ impl World {
             if self.operator_requests() == before {
                 return;
             }
-            assert!(self.server.now_ms() < limit, "the operator still writes after four hours:\n{}", self.timeline());
+            let written = self.operator_requests();
+            assert!(written < TOO_MANY, "P2: the operator has written {written} times and does not come to rest");
+            assert!(
+                self.server.now_ms() < limit,
+                "P2: the operator still writes after four hours:\n{}",
+                self.timeline()
+            );
         }
     }
 
