@@ -121,6 +121,13 @@ pub struct Answer {
     pub lease: Lease,
 }
 
+/// Whether an engine or index server says that it has only begun: it was restarted, and its pod is still taken for
+/// ready. Nothing was done with the request. The words are those of llama.cpp's server and of `llmops index serve`.
+fn is_loading(error: &CallError) -> bool {
+    let CallError::Status { message, .. } = error else { return false };
+    message.contains("Loading model") || message.contains("still being loaded")
+}
+
 /// How often and how long a call may be tried.
 #[derive(Debug)]
 pub struct Attempts {
@@ -301,6 +308,20 @@ impl Upstream {
             self.measure(target, &lease.revision, 1, false);
             state.succeeded();
             return Ok(Answer { response, lease });
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE && !target.background {
+            let body = tokio::time::timeout_at(attempts.deadline, error_body(response)).await.unwrap_or_default();
+            let message = words(&body);
+            let error = CallError::Status { target: target.to_string(), status, message, body };
+            if is_loading(&error) {
+                self.metrics.attempt(target, "loading");
+                self.eject(target, state.unreachable(std::time::Instant::now()));
+                return Err(Failure { error, unsent: true });
+            }
+            self.metrics.attempt(target, "error");
+            self.measure(target, &lease.revision, 1, true);
+            self.eject(target, state.failed(std::time::Instant::now()));
+            return Err(Failure::of(error));
         }
         self.metrics.attempt(target, "error");
         // An error of the client's is no fault of the revision.

@@ -9,6 +9,17 @@ use super::harness::{TestGateway, asking, decode, json_of, pod, soon};
 use crate::gateway::endpoints::Limits;
 
 #[tokio::test]
+async fn an_engine_that_has_only_begun_costs_no_try() {
+    let loading = Script::Fail(503, "Loading model");
+    let engine = Engine::start([vec![loading; 5], vec![Script::Say(vec!["whole"])]].concat()).await;
+    let gateway = TestGateway::start().await;
+    gateway.model("writer", &[&engine]);
+    gateway.simple_flow();
+    let (status, body) = json_of(gateway.ask(json!({}))).await;
+    assert_eq!((status, &body["answer"]), (200, &json!("whole")));
+}
+
+#[tokio::test]
 async fn what_fails_before_the_client_saw_anything_is_tried_again() {
     for first in
         [Script::Fail(500, "oops"), Script::Fail(503, "busy"), Script::Cut(vec!["half an"]), Script::Cut(vec![])]
