@@ -12,6 +12,8 @@ use crate::api::rag_index::{
 };
 use crate::api::revision;
 
+/// What a retrieval server says, with 503, until its generation is loaded: nothing was done with the request.
+pub const LOADING: &str = "the generation is still being loaded";
 /// Environment variable of the build Job that holds the [`BuildPlan`] as JSON.
 pub const PLAN_ENV: &str = "LLMOPS_INDEX_PLAN";
 /// Where the store volume is mounted, in builder and server.

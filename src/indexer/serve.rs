@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::build::report;
 use super::embed::{EmbedError, Embedder, cosine};
-use super::job::{EXIT_CONFIGURATION, SearchHit, SearchRequest, SearchResponse};
+use super::job::{EXIT_CONFIGURATION, LOADING, SearchHit, SearchRequest, SearchResponse};
 use super::search::{Search, SearchError};
 use super::store::{Generation, PROBES};
 use metrics::Metrics;
@@ -256,7 +256,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 async fn search(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let Some(serving) = app.serving.load_full() else {
-        return error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", None, "the generation is still being loaded");
+        return error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", None, LOADING);
     };
     let started = Instant::now();
     let mode = serving.generation.manifest.head.settings.retrieval.mode;

@@ -15,6 +15,7 @@ use crate::gateway::metrics::Metrics;
 use crate::gateway::routing::{External, Routes};
 use crate::gateway::server::milliseconds_now;
 use crate::gateway::store::{ModelCall, Store, hash_of_unit};
+use crate::indexer::job::LOADING;
 
 /// Longest error body that is read from an upstream, in bytes.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -124,8 +125,8 @@ pub struct Answer {
 /// Whether an engine or index server says that it has only begun: it was restarted, and its pod is still taken for
 /// ready. Nothing was done with the request. The words are those of llama.cpp's server and of `llmops index serve`.
 fn is_loading(error: &CallError) -> bool {
-    let CallError::Status { message, .. } = error else { return false };
-    message.contains("Loading model") || message.contains("still being loaded")
+    let CallError::Status { status: StatusCode::SERVICE_UNAVAILABLE, message, .. } = error else { return false };
+    message.contains("Loading model") || message.contains(LOADING)
 }
 
 /// How often and how long a call may be tried.
@@ -309,19 +310,12 @@ impl Upstream {
             state.succeeded();
             return Ok(Answer { response, lease });
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE && !target.background {
-            let body = tokio::time::timeout_at(attempts.deadline, error_body(response)).await.unwrap_or_default();
-            let message = words(&body);
-            let error = CallError::Status { target: target.to_string(), status, message, body };
-            if is_loading(&error) {
-                self.metrics.attempt(target, "loading");
-                self.eject(target, state.unreachable(std::time::Instant::now()));
-                return Err(Failure { error, unsent: true });
-            }
-            self.metrics.attempt(target, "error");
-            self.measure(target, &lease.revision, 1, true);
-            self.eject(target, state.failed(std::time::Instant::now()));
-            return Err(Failure::of(error));
+        let body = tokio::time::timeout_at(attempts.deadline, error_body(response)).await.unwrap_or_default();
+        let error = CallError::Status { target: target.to_string(), status, message: words(&body), body };
+        if !target.background && is_loading(&error) {
+            self.metrics.attempt(target, "loading");
+            self.eject(target, state.unreachable(std::time::Instant::now()));
+            return Err(Failure { error, unsent: true });
         }
         self.metrics.attempt(target, "error");
         // An error of the client's is no fault of the revision.
@@ -329,8 +323,7 @@ impl Upstream {
         if status.is_server_error() && !target.background {
             self.eject(target, state.failed(std::time::Instant::now()));
         }
-        let body = tokio::time::timeout_at(attempts.deadline, error_body(response)).await.unwrap_or_default();
-        Err(Failure::of(CallError::Status { target: target.to_string(), status, message: words(&body), body }))
+        Err(Failure::of(error))
     }
 
     /// The body broke off: what that says of the endpoint.
@@ -342,7 +335,7 @@ impl Upstream {
 
     /// Notes what a unit met, while the model's requests are split between revisions: a ramp goes on by it.
     fn measure(&self, target: &Target, revision: &str, calls: u32, failed: bool) {
-        if target.kind != TargetKind::Model || !target.counts {
+        if !target.counts {
             return;
         }
         let snapshot = self.routes.load();

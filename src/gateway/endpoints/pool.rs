@@ -43,7 +43,7 @@ pub struct Target {
     pub unit: String,
     /// Whether the call is for a shadow copy: it stands back behind others, and its failures say nothing of the endpoint.
     pub background: bool,
-    /// Whether a user asked: nothing is pinned, and this is no copy. Only such calls are measured.
+    /// Whether a user asked a model: nothing is pinned, and this is no copy. Only such calls are measured.
     pub counts: bool,
 }
 

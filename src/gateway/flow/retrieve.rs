@@ -29,7 +29,7 @@ pub(super) async fn search(
         pin: run.pins.indexes.get(index).cloned(),
         unit: run.unit.to_owned(),
         background: run.background,
-        counts: !run.background && run.pins.is_empty(),
+        counts: false,
     };
     let found = query(run.upstream, &target, request).await?;
     run.trace.note(|done| {
