@@ -16,7 +16,7 @@ use super::auth::Action;
 use super::endpoints::{CallError, Unavailable};
 use super::error::ApiError;
 use super::flow::{self, Dependencies, FlowError, NodeTime, Pins, Program, Run, Sourced, Usage};
-use super::once::Once;
+use super::once::{Once, Question};
 use super::openai::sse;
 use super::routing::{FlowRoute, Routed, Snapshot};
 use super::server::{Asked, Gateway, Recorder, Subject, headers_of, identify, json_body, pins_of, text};
@@ -148,12 +148,10 @@ pub async fn invoke(
     gateway.auth.authorize(&asked.principal, Action::InvokeFlow, &namespace, Some(&name)).await?;
     let request: FlowRequest = json_body(body).await?;
     let stream = request.stream;
-    let once = Once::of(&asked, &headers, stream)?;
-    if let Some(once) = &once
-        && let Some(given) = once.given(&gateway).await?
-    {
-        return Ok(given);
-    }
+    let once = match Once::begin(&gateway, &asked, &headers, stream).await? {
+        Question::Answered(given) => return Ok(given),
+        Question::New(once) => once,
+    };
     let invocation = Invocation::prepare(gateway, asked, &headers, &namespace, &name, request).await?;
     let headers = invocation.headers();
     if !stream {

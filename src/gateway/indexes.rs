@@ -14,7 +14,7 @@ use super::endpoints::{CallError, Target, TargetKind};
 use super::error::ApiError;
 use super::flow::query_index;
 use super::flow_api::call_error;
-use super::once::Once;
+use super::once::{Once, Question};
 use super::server::{Gateway, headers_of, identify, json_body, pins_of};
 use crate::indexer::job::SearchRequest;
 
@@ -31,12 +31,10 @@ pub async fn search(
     let asked = identify(&gateway, &headers).await?;
     gateway.auth.authorize(&asked.principal, Action::SearchIndex, &namespace, Some(&name)).await?;
     let request: SearchRequest = json_body(body).await?;
-    let once = Once::of(&asked, &headers, false)?;
-    if let Some(once) = &once
-        && let Some(given) = once.given(&gateway).await?
-    {
-        return Ok(given);
-    }
+    let once = match Once::begin(&gateway, &asked, &headers, false).await? {
+        Question::Answered(given) => return Ok(given),
+        Question::New(once) => once,
+    };
     let started = Instant::now();
     let pins = pins_of(&gateway, &asked, &headers, &namespace).await?;
     if gateway.routes.load().index(&namespace, &name).is_none() {
@@ -50,7 +48,7 @@ pub async fn search(
         name,
         unit: asked.id.clone(),
         background: false,
-        counts: pins.is_empty(),
+        counts: false,
     };
     let found = query_index(&gateway.upstream, &target, &request).await.map_err(|error| match &error {
         // What the index says of a wrong request, such as a missing filter, is for the client.

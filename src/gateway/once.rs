@@ -31,12 +31,33 @@ pub struct Once {
     key: String,
 }
 
+/// What is to be done about a request.
+pub enum Question {
+    /// It was asked before: this was the answer.
+    Answered(Response),
+    /// It is to be answered; with a key, the answer is to be kept.
+    New(Option<Once>),
+}
+
 impl Once {
-    /// The key of a request, if it has one.
+    /// Looks whether a request has a key, and whether it was answered before.
     ///
     /// # Errors
-    /// 400 when the key cannot be used: with a stream, or without pins.
-    pub fn of(asked: &Asked, headers: &HeaderMap, stream: bool) -> Result<Option<Self>, ApiError> {
+    /// 400 when the key cannot be used: with a stream, or without pins; 503 when the store cannot tell.
+    pub async fn begin(
+        gateway: &Gateway,
+        asked: &Asked,
+        headers: &HeaderMap,
+        stream: bool,
+    ) -> Result<Question, ApiError> {
+        let Some(once) = Self::of(asked, headers, stream)? else { return Ok(Question::New(None)) };
+        Ok(match once.given(gateway).await? {
+            Some(answer) => Question::Answered(answer),
+            None => Question::New(Some(once)),
+        })
+    }
+
+    fn of(asked: &Asked, headers: &HeaderMap, stream: bool) -> Result<Option<Self>, ApiError> {
         let Some(key) = headers.get(KEY) else { return Ok(None) };
         let refused = |message: &str| Err(ApiError::invalid(KEY, message));
         let key = key.to_str().unwrap_or_default();
@@ -54,11 +75,7 @@ impl Once {
         Ok(Some(Self { principal: asked.principal.name().to_owned(), key: key.to_owned() }))
     }
 
-    /// The answer that was given before, if one was.
-    ///
-    /// # Errors
-    /// 503 when the store cannot tell.
-    pub async fn given(&self, gateway: &Gateway) -> Result<Option<Response>, ApiError> {
+    async fn given(&self, gateway: &Gateway) -> Result<Option<Response>, ApiError> {
         let given = gateway.store.given(&self.principal, &self.key).await.map_err(|error| {
             tracing::error!(%error, "the store cannot tell whether a question was answered");
             ApiError::unavailable("store_unavailable", "earlier answers cannot be read; ask again", 5)

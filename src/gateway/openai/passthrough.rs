@@ -22,7 +22,7 @@ use crate::gateway::auth::Action;
 use crate::gateway::endpoints::{Answer, Attempts, CallError, Target, TargetKind, broken};
 use crate::gateway::error::ApiError;
 use crate::gateway::flow_api::{call_error, event_stream};
-use crate::gateway::once::Once;
+use crate::gateway::once::{Once, Question};
 use crate::gateway::server::{Asked, Gateway, Recorder, Subject, headers_of, identify, json_body, pins_of, text};
 
 const RETRIES: u32 = 2;
@@ -77,12 +77,10 @@ pub(super) async fn chat(
     body: Map<String, Value>,
 ) -> Result<Response, ApiError> {
     let stream = wants_stream(&body);
-    let once = Once::of(&asked, headers, stream)?;
-    if let Some(once) = &once
-        && let Some(given) = once.given(&gateway).await?
-    {
-        return Ok(given);
-    }
+    let once = match Once::begin(&gateway, &asked, headers, stream).await? {
+        Question::Answered(given) => return Ok(given),
+        Question::New(once) => once,
+    };
     let call = Call::prepare(gateway, asked, headers, namespace, name, body, Task::Chat, "model").await?;
     if stream { call.stream().await } else { call.whole("/chat/completions", once).await }
 }
