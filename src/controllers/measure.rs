@@ -18,24 +18,22 @@ const SHOWN: usize = 200;
 
 /// A source of measurements.
 pub trait Measure: Send + Sync + 'static {
-    /// Everything measured of a flow since a moment.
+    /// Everything measured of an object of this namespace since a moment.
     fn measure<'a>(
         &'a self,
         namespace: &'a str,
-        flow: &'a str,
+        of: Of<'a>,
         since: jiff::Timestamp,
     ) -> BoxFuture<'a, Result<Measurements, MeasureError>>;
+}
 
-    /// Everything measured of a model's revisions while its requests were split between them, of units that came since a moment. A source
-    /// that measures flows alone knows of no unit.
-    fn measure_model<'a>(
-        &'a self,
-        _namespace: &'a str,
-        _name: &'a str,
-        _since: jiff::Timestamp,
-    ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
-        std::future::ready(Ok(Measurements::default())).boxed()
-    }
+/// What is measured, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of<'a> {
+    /// The arms of a flow.
+    Flow(&'a str),
+    /// The revisions of a model while its requests are split between them: of units that came since the moment.
+    Model(&'a str),
 }
 
 /// What users' requests have shown, as far as it is needed.
@@ -155,19 +153,30 @@ impl Measure for GatewayMeasurements {
     fn measure<'a>(
         &'a self,
         namespace: &'a str,
-        flow: &'a str,
+        of: Of<'a>,
         since: jiff::Timestamp,
     ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
-        self.ask(format!("{namespace}/{flow}"), since).boxed()
+        let path = match of {
+            Of::Flow(name) => format!("{namespace}/{name}"),
+            Of::Model(name) => format!("{namespace}/models/{name}"),
+        };
+        self.ask(path, since).boxed()
     }
+}
 
-    fn measure_model<'a>(
+/// Measures nothing: tests of pure stages say themselves what was measured.
+#[cfg(test)]
+pub(crate) struct NoMeasurements;
+
+#[cfg(test)]
+impl Measure for NoMeasurements {
+    fn measure<'a>(
         &'a self,
-        namespace: &'a str,
-        name: &'a str,
-        since: jiff::Timestamp,
+        _: &'a str,
+        _: Of<'a>,
+        _: jiff::Timestamp,
     ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
-        self.ask(format!("{namespace}/models/{name}"), since).boxed()
+        std::future::ready(Ok(Measurements::default())).boxed()
     }
 }
 
@@ -226,9 +235,9 @@ mod tests {
             .route("/v1/measurements/{namespace}/models/{name}", get(of_model));
         let url = serve(app).await;
         let client = GatewayMeasurements::new(&url, Some(token.path().to_owned())).unwrap();
-        let measured = client.measure("team-a", "faq", at()).await.unwrap();
+        let measured = client.measure("team-a", Of::Flow("faq"), at()).await.unwrap();
         assert_eq!((measured.arms[0].units, measured.arms[0].shadow), (3, false));
-        let measured = client.measure_model("team-a", "writer", at()).await.unwrap();
+        let measured = client.measure("team-a", Of::Model("writer"), at()).await.unwrap();
         assert_eq!(measured.arms[0].variant, "writer");
     }
 
@@ -240,15 +249,17 @@ mod tests {
             .route("/v1/measurements/a/odd", get(|| async { "[]" }));
         let url = serve(app).await;
         let client = GatewayMeasurements::new(&url, None).unwrap();
-        let error = |flow: &'static str| client.measure("a", flow, at()).map(|answer| answer.unwrap_err().to_string());
+        let error = |flow: &'static str| {
+            client.measure("a", Of::Flow(flow), at()).map(|answer| answer.unwrap_err().to_string())
+        };
         assert!(error("forbidden").await.contains("`get` on `promptflows/measurements`"));
         assert!(error("odd").await.contains("must have the same version"));
         assert!(error("gone").await.contains("answers 404"));
         let nobody = GatewayMeasurements::new("http://127.0.0.1:9", None).unwrap();
-        let error = nobody.measure("a", "b", at()).await.unwrap_err();
+        let error = nobody.measure("a", Of::Flow("b"), at()).await.unwrap_err();
         assert!(matches!(error, MeasureError::Unreachable { .. }), "{error}");
         let lost = GatewayMeasurements::new("http://127.0.0.1:9", Some("/nowhere/token".into())).unwrap();
-        let error = lost.measure("a", "b", at()).await.unwrap_err().to_string();
+        let error = lost.measure("a", Of::Flow("b"), at()).await.unwrap_err().to_string();
         assert!(error.contains("/nowhere/token (--gateway-token-file)"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use llmops::api::rollout::MetricKind;
-use llmops::controllers::measure::{Measure, MeasureError};
+use llmops::controllers::measure::{Measure, MeasureError, Of};
 use llmops::experiment::measurements::{ArmMeasurements, Measurements, MetricMeasurement, stratum};
 use serde_json::Value;
 
@@ -88,9 +88,16 @@ impl Measure for Gateway {
     fn measure<'a>(
         &'a self,
         namespace: &'a str,
-        flow: &'a str,
+        of: Of<'a>,
         _: Timestamp,
     ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
-        async { self.answer(namespace, flow) }.boxed()
+        async move {
+            match of {
+                Of::Flow(name) => self.answer(namespace, name),
+                // Ramps of models are told by no story.
+                Of::Model(_) => Ok(Measurements::default()),
+            }
+        }
+        .boxed()
     }
 }

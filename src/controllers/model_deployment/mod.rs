@@ -27,7 +27,7 @@ use crate::api::ModelDeployment;
 use crate::controllers::Config;
 use crate::controllers::error::Error;
 use crate::controllers::kinds::{Kind, Reference};
-use crate::controllers::measure::Measure;
+use crate::controllers::measure::{Measure, Of};
 use crate::controllers::pipeline::{Controller, Plan, Scope, Verdict, View};
 
 use build::Notes;
@@ -85,7 +85,7 @@ impl Controller for ModelDeployments {
         let mut fetched = fetch::fetch(&self.outside, scope, object).await?;
         if let Some(since) = build::guarded::measured_since(object) {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            fetched.measured = self.measure.measure_model(&namespace, &name, since).await.into();
+            fetched.measured = self.measure.measure(&namespace, Of::Model(&name), since).await.into();
         }
         Ok(fetched)
     }

@@ -22,7 +22,7 @@ use self::compile::{Compiled, ConfigMaps, config_map_refs};
 use self::rollout::Outcome;
 use super::error::Error;
 use super::kinds::{Kind, Reference};
-use super::measure::{Measure, Measured};
+use super::measure::{Measure, Measured, Of};
 use super::pipeline::{Controller, Plan, Scope, Verdict, View};
 use crate::api::model_deployment::Task;
 use crate::api::{Evaluation, ModelDeployment, PromptFlow, RagIndex, conditions};
@@ -126,7 +126,7 @@ impl Controller for PromptFlows {
         }
         if let Some(since) = rollout::measured_since(object) {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-            fetched.measured = self.measure.measure(&namespace, &name, since).await.into();
+            fetched.measured = self.measure.measure(&namespace, Of::Flow(&name), since).await.into();
         }
         Ok(fetched)
     }

@@ -3,14 +3,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use serde_json::{Value, json};
 
-use futures::future::BoxFuture;
-
 use super::*;
 use crate::api::PromptFlowStatus;
 use crate::controllers::apply::Applied;
-use crate::controllers::measure::MeasureError;
+use crate::controllers::measure::NoMeasurements;
 use crate::controllers::pipeline::Stage;
-use crate::experiment::measurements::Measurements;
 
 pub(super) fn flow(spec: Value, status: Option<&PromptFlowStatus>) -> PromptFlow {
     serde_json::from_value(json!({
@@ -47,20 +44,6 @@ pub(super) fn fetched() -> Fetched {
         models: BTreeMap::from([("smollm2".into(), Model { task: Task::Chat, servable: true })]),
         indexes: BTreeMap::from([("docs".into(), true)]),
         ..Fetched::default()
-    }
-}
-
-/// Nobody asks it: the pure stages get their measurements from the test.
-struct NoMeasurements;
-
-impl Measure for NoMeasurements {
-    fn measure<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: jiff::Timestamp,
-    ) -> BoxFuture<'a, Result<Measurements, MeasureError>> {
-        futures::FutureExt::boxed(async { Ok(Measurements::default()) })
     }
 }
 

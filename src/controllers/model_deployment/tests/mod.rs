@@ -14,7 +14,7 @@ use crate::api::model_deployment::ModelDeploymentStatus;
 use crate::api::names;
 use crate::controllers::apply::{Applied, Desired, Parent, finish};
 use crate::controllers::kinds::Key;
-use crate::controllers::measure::MeasureError;
+use crate::controllers::measure::NoMeasurements;
 use crate::controllers::pipeline::Stage;
 use crate::experiment::measurements::Measurements;
 
@@ -65,20 +65,6 @@ engine:
   custom: {command: [serve], port: 9000, healthPath: /up}
 ";
 
-/// Measures nothing: tests say what was measured.
-struct Nobody;
-
-impl Measure for Nobody {
-    fn measure<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: jiff::Timestamp,
-    ) -> futures::future::BoxFuture<'a, Result<Measurements, MeasureError>> {
-        Box::pin(std::future::ready(Ok(Measurements::default())))
-    }
-}
-
 struct World {
     object: ModelDeployment,
     fetched: Fetched,
@@ -95,7 +81,7 @@ impl World {
             controller: ModelDeployments {
                 image: "llmops:test".to_owned(),
                 outside: Outside::new(Arc::new(OverHttp::default())),
-                measure: Arc::new(Nobody),
+                measure: Arc::new(NoMeasurements),
             },
             second: 1000,
             notes: Notes::default(),
