@@ -129,12 +129,15 @@ struct Answer<T> {
     question: String,
 }
 
+/// Last answers by the UID of the object that they are about.
+type Answers<T> = Arc<Mutex<HashMap<String, Answer<T>>>>;
+
 /// Asks pods and providers beside the reconciles, and remembers their last answers.
 pub struct Outside {
     ask: Arc<dyn Ask>,
     slots: Arc<Semaphore>,
-    downloads: Arc<Mutex<HashMap<String, Answer<Option<Download>>>>>,
-    providers: Arc<Mutex<HashMap<String, Answer<Provider>>>>,
+    downloads: Answers<Option<Download>>,
+    providers: Answers<Provider>,
 }
 
 impl Outside {
@@ -150,35 +153,48 @@ impl Outside {
 
     /// A download's progress as last heard; asks again when it is time.
     pub(super) fn progress(&self, uid: &str, address: &str) -> Option<Download> {
-        let mut answers = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ask, last) = due(&mut answers, uid, address, None, |_| PROGRESS_PERIOD);
-        drop(answers);
-        if ask {
-            let (outside, slots, answers) = (self.ask.clone(), Arc::clone(&self.slots), Arc::clone(&self.downloads));
-            let (uid, address) = (uid.to_owned(), address.to_owned());
-            tokio::spawn(async move {
-                let _slot = slots.acquire_owned().await;
-                let heard = outside.progress(&address).await;
-                answered(&answers, &uid, |value| *value = heard.or(value.take()));
-            });
-        }
-        last
+        let asked = address.to_owned();
+        let ask = |ask: Arc<dyn Ask>| async move { ask.progress(&asked).await };
+        // Silence says nothing new.
+        let take = |known: &mut Option<Download>, heard: Option<Download>| *known = heard.or(known.take());
+        self.last(&self.downloads, uid, address, None, |_| PROGRESS_PERIOD, ask, take)
     }
 
     /// A provider's health as last heard; asks again when it is time.
     pub(super) fn provider(&self, uid: &str, base_url: &str, token: Option<String>) -> Provider {
         let question = format!("{base_url} {}", short(token.as_deref().unwrap_or_default(), 16));
-        let mut answers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
         let period = |last: &Provider| if *last == Provider::Reachable { PROVIDER_PERIOD } else { PROVIDER_RETRY };
-        let (ask, last) = due(&mut answers, uid, &question, Provider::Unknown, period);
-        drop(answers);
-        if ask {
-            let (outside, slots, answers) = (self.ask.clone(), Arc::clone(&self.slots), Arc::clone(&self.providers));
-            let (uid, base_url) = (uid.to_owned(), base_url.to_owned());
+        let base_url = base_url.to_owned();
+        let ask = |ask: Arc<dyn Ask>| async move { ask.provider(&base_url, token.as_deref()).await };
+        self.last(&self.providers, uid, &question, Provider::Unknown, period, ask, |known, heard| *known = heard)
+    }
+
+    /// The last answer to a question; asks it again, beside, when it is time.
+    #[allow(clippy::too_many_arguments)]
+    fn last<T, F>(
+        &self,
+        answers: &Answers<T>,
+        uid: &str,
+        question: &str,
+        unknown: T,
+        period: impl Fn(&T) -> Duration,
+        ask: impl FnOnce(Arc<dyn Ask>) -> F,
+        take: fn(&mut T, T),
+    ) -> T
+    where
+        T: Clone + Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut known = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (is_due, last) = due(&mut known, uid, question, unknown, period);
+        drop(known);
+        if is_due {
+            let (heard, slots) = (ask(Arc::clone(&self.ask)), Arc::clone(&self.slots));
+            let (answers, uid) = (Arc::clone(answers), uid.to_owned());
             tokio::spawn(async move {
                 let _slot = slots.acquire_owned().await;
-                let heard = outside.provider(&base_url, token.as_deref()).await;
-                answered(&answers, &uid, |value| *value = heard);
+                let heard = heard.await;
+                answered(&answers, &uid, |value| take(value, heard));
             });
         }
         last
