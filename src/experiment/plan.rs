@@ -4,6 +4,8 @@ use crate::api::prompt_flow::Experiment;
 use crate::api::quantity::Decimal;
 use crate::api::rollout::{Direction, MetricKind};
 
+/// What statuses call the treatment of a ramp, whatever its revision.
+pub const CANDIDATE: &str = "candidate";
 /// Loss in the error rate that a ramp tolerates when its spec says nothing, as a share of requests.
 pub const IMPLICIT_ERROR_RATE: f64 = 0.02;
 const ALPHA: f64 = 0.05;

@@ -260,7 +260,7 @@ fn ramp(
         Err(error) => return (Reading::Failed(error.to_string()), None),
     };
     let (control, treatment) = table::compared(stable, &state.candidate);
-    let read = experiment::read(&plan, measured, "candidate", &control, &treatment);
+    let read = experiment::read(&plan, measured, experiment::plan::CANDIDATE, &control, &treatment);
     let shadow = || shadow_harm(&plan, measured, &control, &treatment);
     let harm = read.harm.as_ref().map(|harm| harm.message.clone());
     let evidence = Evidence {

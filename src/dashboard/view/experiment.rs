@@ -9,8 +9,8 @@ use super::measure::Measure;
 use super::plot::{Plot, Series, plot};
 use super::shared::{Badge, Moment, Tone, count, moment, tenth};
 use crate::api::prompt_flow::Experiment;
-use crate::api::rollout::{ComparisonStatus, Direction, ExperimentStatus, ExperimentVerdict};
-use crate::experiment::plan::IMPLICIT_ERROR_RATE;
+use crate::api::rollout::{ComparisonStatus, Direction, ExperimentStatus, ExperimentVerdict, MetricKind};
+use crate::experiment::plan::{CANDIDATE, IMPLICIT_ERROR_RATE};
 use crate::gateway::store::ExperimentPoint;
 
 /// Width of an interval's drawing, in its own units.
@@ -22,8 +22,6 @@ const NARROW: (f64, f64) = (350.0, 280.0);
 const LISTED: usize = 12;
 /// Earlier rollouts that are listed.
 const EARLIER: usize = 10;
-/// What statuses call the treatment of a ramp.
-const CANDIDATE: &str = "candidate";
 /// Plots besides that of the goal.
 const MORE_PLOTS: usize = 12;
 
@@ -148,10 +146,8 @@ struct Rules {
 
 impl Rules {
     fn of(name: &str, arm: &str, goal: bool, measure: &Measure, spec: Option<&Experiment>) -> Self {
-        let named = |metric: crate::api::rollout::MetricKind, event: &Option<String>| {
-            let full = event.as_ref().map_or_else(|| format!("{metric:?}"), |event| format!("{metric:?}/{event}"));
-            full == name
-        };
+        let known = MetricKind::named(name);
+        let named = |metric, event: &Option<String>| known == Some((metric, event.as_deref()));
         let goal =
             spec.and_then(|spec| spec.goal.as_ref()).filter(|wanted| goal && named(wanted.metric, &wanted.event));
         let guardrail = spec
@@ -164,7 +160,9 @@ impl Rules {
             None => match guardrail {
                 Some(guardrail) => guardrail.max_regression.value(),
                 // A ramp guards the error rate also without being asked to.
-                None => (name == "ErrorRate" && arm == CANDIDATE).then_some(IMPLICIT_ERROR_RATE),
+                None => {
+                    (known == Some((MetricKind::ErrorRate, None)) && arm == CANDIDATE).then_some(IMPLICIT_ERROR_RATE)
+                }
             },
         };
         let limit = loss.filter(|loss| *loss > 0.0).and_then(|loss| match direction? {

@@ -218,7 +218,7 @@ impl Engine<'_> {
         let now = stratum(traffic.iter().map(|arm| (self.name(), arm.revision.as_str(), arm.weight)));
         let is_candidate = |revision: &str| state.candidate.iter().any(|arm| arm.revision == revision);
         let met = measured.arms.iter().filter(|arm| arm.stratum == now && is_candidate(&arm.revision));
-        let read = experiment::read(&plan, measured, "candidate", stable, &state.candidate);
+        let read = experiment::read(&plan, measured, experiment::plan::CANDIDATE, stable, &state.candidate);
         Reading::Taken(Evidence {
             units: met.map(|arm| arm.units).sum(),
             harm: read.harm.map(|harm| harm.message),
