@@ -87,11 +87,26 @@ pub fn questions() -> Result<Vec<String>> {
         .collect()
 }
 
-/// A flow of one call with one token, split between two variants.
-pub fn short_flow(name: &str, weight: i32) -> String {
-    let rest = 100 - weight;
-    format!(
-        r#"
+/// A flow of one call.
+pub struct OneCall<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the model is asked, a template.
+    pub prompt: &'a str,
+    /// Parameters of the call, as in a flow.
+    pub parameters: &'a str,
+    /// Before the model's answer.
+    pub mark: &'a str,
+    /// The rest of the spec, indented by two.
+    pub rest: &'a str,
+}
+
+impl OneCall<'_> {
+    /// Its manifest.
+    pub fn yaml(&self) -> String {
+        let Self { name, prompt, parameters, mark, rest } = self;
+        format!(
+            r#"
 apiVersion: llmops.dev/v1alpha1
 kind: PromptFlow
 metadata: {{name: {name}}}
@@ -102,39 +117,38 @@ spec:
   - name: answer
     llm:
       model: writer
-      messages: [{{role: user, content: "Say hello. {{{{ inputs.question }}}}"}}]
-      parameters: {{maxTokens: 1, temperature: "0"}}
-  output: "{{{{ nodes.answer.text }}}}"
-  variants:
+      messages: [{{role: user, content: "{prompt}"}}]
+      parameters: {{{parameters}}}
+  output: "{mark}{{{{ nodes.answer.text }}}}"
+{rest}"#
+        )
+    }
+}
+
+/// Parameters of a call that is over soon.
+const ONE_TOKEN: &str = "maxTokens: 1, temperature: \"0\"";
+
+/// A flow of one call with one token, split between two variants.
+pub fn short_flow(name: &str, weight: i32) -> String {
+    let rest = format!(
+        r#"  variants:
   - {{name: control, weight: {weight}}}
   - name: other
-    weight: {rest}
+    weight: {}
     overrides: {{answer: {{llm: {{messages: [{{role: user, content: "Greet. {{{{ inputs.question }}}}"}}]}}}}}}
-"#
-    )
+"#,
+        100 - weight
+    );
+    let prompt = "Say hello. {{ inputs.question }}";
+    OneCall { name, prompt, parameters: ONE_TOKEN, mark: "", rest: &rest }.yaml()
 }
 
 /// A flow of one call with one token, whose new revisions stay at a fifth of the units: the step asks for more units than
 /// there will ever be.
 pub fn ramped_flow(name: &str, prompt: &str) -> String {
-    format!(
-        r#"
-apiVersion: llmops.dev/v1alpha1
-kind: PromptFlow
-metadata: {{name: {name}}}
-spec:
-  models: {{writer: {{modelDeploymentRef: {{name: {MODEL}}}}}}}
-  inputs: {{question: {{type: String, maxLength: 200}}}}
-  nodes:
-  - name: answer
-    llm:
-      model: writer
-      messages: [{{role: user, content: "{prompt} {{{{ inputs.question }}}}"}}]
-      parameters: {{maxTokens: 1, temperature: "0"}}
-  output: "{{{{ nodes.answer.text }}}}"
-  rollout: {{steps: [{{weight: 20, minUnits: 1000000}}]}}
-"#
-    )
+    let prompt = format!("{prompt} {{{{ inputs.question }}}}");
+    let rest = "  rollout: {steps: [{weight: 20, minUnits: 1000000}]}\n";
+    OneCall { name, prompt: &prompt, parameters: ONE_TOKEN, mark: "", rest }.yaml()
 }
 
 /// A dataset whose second line is not JSON.

@@ -30,31 +30,18 @@ fn flow(prompt: (&str, i32)) -> String {
 
 /// The flow with a ramp of these steps.
 pub fn ramped((prompt, tokens): (&str, i32), steps: &str) -> String {
-    format!(
-        r#"
-apiVersion: llmops.dev/v1alpha1
-kind: PromptFlow
-metadata: {{name: {FLOW}}}
-spec:
-  models: {{writer: {{modelDeploymentRef: {{name: {model}}}}}}}
-  inputs: {{question: {{type: String, maxLength: 200}}}}
-  nodes:
-  - name: answer
-    llm:
-      model: writer
-      messages: [{{role: user, content: "{prompt}"}}]
-      parameters: {{maxTokens: {tokens}, temperature: "0", seed: 7}}
-  output: "{{{{ nodes.answer.text }}}}"
-  experiment:
+    let rest = format!(
+        r#"  experiment:
     goal: {{metric: Thumbs}}
     guardrails: [{{metric: ErrorRate, maxRegression: "0.05"}}]
     minUnits: 20
   rollout:
     gates: [{{evaluationRef: {{name: story-gate}}}}]
     steps: [{steps}]
-"#,
-        model = samples::MODEL,
-    )
+"#
+    );
+    let parameters = format!(r#"maxTokens: {tokens}, temperature: "0", seed: 7"#);
+    samples::OneCall { name: FLOW, prompt, parameters: &parameters, mark: "", rest: &rest }.yaml()
 }
 
 fn gate() -> String {

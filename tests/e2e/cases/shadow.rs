@@ -21,27 +21,12 @@ const ASKING: usize = 4;
 
 /// A flow whose answers begin with a mark. Copies of all requests go to a new revision before its first step.
 fn flow(mark: &str, tokens: i32) -> String {
-    format!(
-        r#"
-apiVersion: llmops.dev/v1alpha1
-kind: PromptFlow
-metadata: {{name: {FLOW}}}
-spec:
-  models: {{writer: {{modelDeploymentRef: {{name: {model}}}}}}}
-  inputs: {{question: {{type: String, maxLength: 200}}}}
-  nodes:
-  - name: answer
-    llm:
-      model: writer
-      messages: [{{role: user, content: "{{{{ inputs.question }}}}"}}]
-      parameters: {{maxTokens: {tokens}, temperature: "0"}}
-  output: "{mark} {{{{ nodes.answer.text }}}}"
-  rollout:
-    shadow: {{percent: 100, minRequests: {COPIES}}}
-    steps: [{{weight: 20, minUnits: 1000000}}]
-"#,
-        model = samples::MODEL,
-    )
+    let rest = format!(
+        "  rollout:\n    shadow: {{percent: 100, minRequests: {COPIES}}}\n    steps: [{{weight: 20, minUnits: 1000000}}]\n"
+    );
+    let parameters = format!(r#"maxTokens: {tokens}, temperature: "0""#);
+    let (prompt, mark) = ("{{ inputs.question }}", format!("{mark} "));
+    samples::OneCall { name: FLOW, prompt, parameters: &parameters, mark: &mark, rest: &rest }.yaml()
 }
 
 /// A user's requests: all answered by what serves.
