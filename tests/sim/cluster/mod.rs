@@ -116,13 +116,16 @@ pub fn is_going(object: &Value) -> bool {
 
 /// Objects of a kind that this object controls.
 pub fn controlled(server: &ApiServer, kind: &str, owner: &Value) -> Vec<Arc<Value>> {
-    let uid = &owner["metadata"]["uid"];
+    let uid = owner["metadata"]["uid"].as_str();
     let mut all = server.list(kind);
-    all.retain(|object| {
-        let owners = object["metadata"]["ownerReferences"].as_array();
-        owners.into_iter().flatten().any(|reference| reference["uid"] == *uid && reference["controller"] == true)
-    });
+    all.retain(|object| uid.is_some() && controller(object) == uid);
     all
+}
+
+/// The uid of an object's controller.
+pub fn controller(object: &Value) -> Option<&str> {
+    let owners = object["metadata"]["ownerReferences"].as_array()?;
+    owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str()
 }
 
 /// The owner reference of what this object controls.

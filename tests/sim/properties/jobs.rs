@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::{Then, controller};
+use super::Then;
 use crate::apiserver::store::Change;
-use crate::cluster::{holds, text};
+use crate::cluster::{controller, holds, text};
 
 /// A second Job, or a second writer.
 pub fn broken(then: &Then, change: &Change) -> Option<String> {

@@ -92,9 +92,3 @@ impl Then {
 fn is_primary(key: &Key) -> bool {
     key.resource.ends_with(llmops::api::GROUP)
 }
-
-/// The uid of an object's controller.
-fn controller(object: &Value) -> Option<&str> {
-    let owners = object["metadata"]["ownerReferences"].as_array()?;
-    owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str()
-}

@@ -1,7 +1,8 @@
 //! P5: no child of one object is ever taken by another of the same name.
 
-use super::{Then, controller};
+use super::Then;
 use crate::apiserver::store::Change;
+use crate::cluster::controller;
 
 /// A child that changed hands.
 pub fn broken(_: &Then, change: &Change) -> Option<String> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Then, controller, is_primary};
+use super::{Then, is_primary};
 use crate::apiserver::store::{Change, Key};
-use crate::cluster::{is_going, number, text};
+use crate::cluster::{controller, is_going, number, text};
 
 /// What the operator has seen may be so old: as long as the longest lag, cut or outage of a fault, and its answer.
 const SEEN_WITHIN: Duration = Duration::from_secs(150);

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{controller, is_primary};
+use super::is_primary;
 use crate::apiserver::{Inner, WriteRecord};
+use crate::cluster::controller;
 use crate::world::OPERATOR;
 
 /// What was written that must not be.
